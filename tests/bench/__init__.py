@@ -1,0 +1,1 @@
+"""The benchmark: Capsule beside its peers, in one interleaved run (`python -m tests.bench`)."""

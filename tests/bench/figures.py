@@ -1,0 +1,123 @@
+"""Every figure that is measured, and its bar: the one table that decides what a good result is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """At most (or, where more is better, at least) `factor` times a peer's figure."""
+
+    peer: Literal["ipykernel", "xeus"]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most (or, where more is better, at least) `value`, in the figure's unit."""
+
+    value: float
+
+
+Bar = Ratio | Limit
+Statistic = Literal["median", "p99", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A line of the table."""
+
+    name: str
+    group: str
+    """The measurement that yields it: a key of `rows.GROUPS`."""
+    title: str
+    unit: str
+    bars: tuple[Bar, ...]
+    samples: str = ""
+    """The samples it is computed from, where they are another figure's."""
+    statistic: Statistic = "median"
+    is_more_better: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name under which samples are recorded."""
+        return self.samples or self.name
+
+
+def _cell(name: str, code: str) -> tuple[Figure, Figure]:
+    quick = Ratio("ipykernel", 0.35), Ratio("xeus", 0.7)
+    return (
+        Figure(name=name, group="exec", title=f"{code}: request → idle", unit="ms", bars=quick),
+        Figure(
+            name=f"{name}_p99",
+            group="exec",
+            title=f"{code}: p99",
+            unit="ms",
+            bars=(Ratio("xeus", 1),),
+            samples=name,
+            statistic="p99",
+        ),
+    )
+
+
+def _interrupt(name: str, title: str) -> tuple[Figure, Figure]:
+    return (
+        Figure(
+            name=f"interrupt_{name}_first", group="interrupt", title=f"{title}: first", unit="ms", bars=(Limit(100),)
+        ),
+        Figure(name=f"interrupt_{name}", group="interrupt", title=f"{title}: repeats", unit="ms", bars=(Limit(100),)),
+    )
+
+
+def _figure(group: str, name: str, title: str, unit: str, *bars: Bar) -> Figure:
+    return Figure(name=name, group=group, title=title, unit=unit, bars=bars)
+
+
+def _none(group: str, name: str, title: str, unit: str) -> Figure:
+    return Figure(name=name, group=group, title=title, unit=unit, bars=(Limit(0),), statistic="max")
+
+
+FIGURES: tuple[Figure, ...] = (
+    *_cell("exec_assign", "x = 1+1"),
+    *_cell("exec_expr", "1+1"),
+    *_cell("exec_print", "print(1)"),
+    *_cell("exec_await", "await asyncio.sleep(0)"),
+    Figure(
+        name="pipelined",
+        group="pipelined",
+        title="executes pipelined",
+        unit="ops/s",
+        bars=(Ratio("xeus", 1), Limit(1000)),
+        is_more_better=True,
+    ),
+    _figure("launch", "launch", "launch → kernel_info_reply (control)", "ms", Ratio("xeus", 0.6)),
+    _figure("start", "wait_for_ready", "wait_for_ready", "ms", Ratio("xeus", 1)),
+    _figure("start", "first_execution", "launch → first execution done", "ms", Ratio("xeus", 1)),
+    _figure("start", "restart", "restart by the client → ready", "ms", Ratio("xeus", 1)),
+    _figure("worker", "worker_spare", "new worker: from the spare", "ms", Limit(10)),
+    _figure("worker", "worker_zygote", "new worker: from the zygote", "ms", Limit(20)),
+    _figure("worker", "worker_pandas", "new worker: zygote, pandas preloaded", "ms", Limit(30)),
+    _figure("lines", "lines", "100,000 printed lines", "ms", Ratio("ipykernel", 0.4)),
+    _none("lines", "lines_lost", "  lines lost", "bytes"),
+    _none("lines", "lines_dropped", "  dropped by jupyter_server", "messages"),
+    _figure("big_line", "big_line", "one 50 MB line", "ms", Ratio("ipykernel", 0.8)),
+    _none("big_line", "big_line_lost", "  lost", "bytes"),
+    _figure("displays", "displays", "2,000 displays", "ms", Ratio("ipykernel", 0.5)),
+    _none("displays", "displays_lost", "  displays lost", "displays"),
+    _none("displays", "displays_dropped", "  dropped by jupyter_server", "messages"),
+    _none("paced", "paced_dropped", "5,000 displays: dropped by jupyter_server", "messages"),
+    _figure("completion", "complete_first", "completion: first", "ms", Ratio("ipykernel", 0.5)),
+    _figure("completion", "complete_later", "completion: later", "ms", Ratio("ipykernel", 1)),
+    _figure("completion", "complete_sleep", "completion: during time.sleep", "ms", Limit(100)),
+    _figure("completion", "complete_loop", "completion: in a Python loop", "ms", Limit(300)),
+    _none("completion", "complete_differs", "  inputs with other matches than ipykernel", "inputs"),
+    *_interrupt("loop", "interrupt while True: pass"),
+    *_interrupt("sleep", "interrupt time.sleep"),
+    *_interrupt("await", "interrupt await asyncio.sleep"),
+    *_interrupt("input", "interrupt input()"),
+    *_interrupt("child", "interrupt subprocess.run"),
+    *_interrupt("shell", "interrupt !sleep"),
+    _figure("memory", "memory", "memory (PSS of all processes), idle", "MiB", Ratio("ipykernel", 0.9)),
+)

@@ -1,0 +1,27 @@
+"""The measurements: one function per group of figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import completion, execution, interrupts, memory, output, start, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.bench.run import Run
+
+GROUPS: dict[str, Callable[[Run], None]] = {
+    "exec": execution.measure_cells,
+    "pipelined": execution.measure_pipelined,
+    "launch": start.measure_launch,
+    "start": start.measure_ready,
+    "worker": workers.measure,
+    "lines": output.measure_lines,
+    "big_line": output.measure_big_line,
+    "displays": output.measure_displays,
+    "paced": output.measure_pacing,
+    "completion": completion.measure,
+    "interrupt": interrupts.measure,
+    "memory": memory.measure,
+}
