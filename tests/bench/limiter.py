@@ -1,7 +1,7 @@
 """Would jupyter_server have passed the output on? Its iopub rate limiter and defaults, applied to recorded arrivals.
 
 The rules are those of `ZMQChannelsWebsocketConnection._limit_rate` (jupyter_server 2.21): over a window of 3 s, more
-than 1,000 messages/s or 1e6 bytes/s of stream output stop the output until both are below 80 % of the limit; idle resets.
+than 1,000 messages/s or 1e6 bytes/s of stream output stop the output until both are below 80 % of that; idle resets.
 """
 
 from __future__ import annotations

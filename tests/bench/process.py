@@ -128,11 +128,12 @@ class KernelProcess:
         return self._popen.pid
 
     def check_alive(self) -> None:
-        """Raise KernelError, with the last line it wrote, when the launched process has ended."""
+        """Raise KernelError, after a failure with the last line it wrote, when the launched process has ended."""
         if self._popen is not None and (status := self._popen.poll()) is not None:
-            lines = self._log_file.read_text(errors="replace").split("\n")
-            last = next((line for line in reversed(lines) if line.strip()), "no output")
-            msg = f"exited with status {status}: {last.strip()[:120]}"
+            msg = f"the kernel exited with status {status}"
+            if status > 0:
+                lines = self._log_file.read_text(errors="replace").split("\n")
+                msg += ": " + next((line.strip()[:120] for line in reversed(lines) if line.strip()), "no output")
             raise KernelError(msg)
 
     def interrupt_by_signal(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
@@ -90,19 +91,22 @@ def table(run: Run) -> str:
     """A fixed-width table, then why values are missing."""
     names = [kernel.name for kernel in run.kernels]
     rows = [["figure", *names, "x ipykernel", "x xeus", "bar", ""]]
-    reasons = []
+    reasons = defaultdict[str, list[str]](list)
     for line in lines(run):
         ratios = [_ratio(line, peer) for peer in ("ipykernel", "xeus")]
         title = f"{line.figure.title}, {line.figure.unit}"
         rows.append([title, *(_cell(line, name) for name in names), *ratios, _bar_text(line.figure), line.verdict])
-        reasons += [f"{title}: {name}: {failure}" for name, failure in line.failures.items()]
+        for name, failure in line.failures.items():
+            reasons[f"{name}: {failure}"].append(line.figure.name)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = [
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
         for r in rows
     ]
     text.insert(1, "-" * len(text[0]))
-    return "\n".join([*text, *([""] if reasons or run.notes else []), *reasons, *run.notes])
+    text += [f"{reason} [{', '.join(figures)}]" for reason, figures in reasons.items()]
+    verdicts = Counter(row[-1] for row in rows[1:])
+    return "\n".join([*text, *run.notes, f"bars: {verdicts['pass']} passed, {verdicts['MISS']} missed"])
 
 
 def _cell(line: Line, name: str) -> str:

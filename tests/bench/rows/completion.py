@@ -40,8 +40,11 @@ LATER = (
 )
 BUSY_S = 1.2
 BUSY = {
-    "complete_sleep": f"time.sleep({BUSY_S})",
-    "complete_loop": f"_end = time.monotonic() + {BUSY_S}\nwhile time.monotonic() < _end: pass",
+    "complete_sleep": (f"time.sleep({BUSY_S})", ("impo", "os.path.", "my_lon")),
+    "complete_loop": (
+        f"_end = time.monotonic() + {BUSY_S}\nwhile time.monotonic() < _end: pass",
+        ("retu", "json.lo", "my_long"),
+    ),
 }
 _NAMES = ("complete_first", "complete_later", *BUSY, "complete_differs")
 
@@ -65,8 +68,8 @@ def measure(run: Run) -> None:
 
 
 def _measure_busy(run: Run, kernel: Kernel, client: Client, seen: dict[str, Matches]) -> None:
-    for name, code in BUSY.items():
-        for text in FIRST:
+    for name, (code, texts) in BUSY.items():
+        for text in texts:
             msg_id = client.send_execute(run.tag(code))
             while client.receive(client.iopub).msg_type != "execute_input":
                 pass
