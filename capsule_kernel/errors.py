@@ -29,3 +29,142 @@ class ConfigurationError(CapsuleError):
         where = f"{self.source}: {self.name}" if self.name and self.name not in self.source else self.source
         given = f" = {self.value}" if self.value and self.value not in self.source else ""
         return f"{where}{given}: expected {self.expected}"
+
+
+class ProtocolError(CapsuleError):
+    """A peer on a link broke the link's protocol; the link cannot be used any more.
+
+    Attributes:
+        reason: what was seen and what is allowed.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"broken link: {self.reason}"
+
+
+class MessageRejected(CapsuleError):
+    """A front end's message cannot be accepted; it is dropped, and the kernel goes on.
+
+    Attributes:
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"message dropped: {self.reason}"
+
+
+class ConnectionFileError(CapsuleError):
+    """The connection file is missing or is not one.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"connection file {self.path}: {self.reason}"
+
+
+class BindError(CapsuleError):
+    """A channel's address cannot be bound.
+
+    Attributes:
+        channel: `shell`, `iopub`, `stdin`, `control` or `hb`.
+        address: the ZMQ address.
+        reason: the system's words.
+    """
+
+    def __init__(self, channel: str, address: str, reason: str) -> None:
+        super().__init__(channel, address, reason)
+        self.channel = channel
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot bind the {self.channel} channel to {self.address}: {self.reason}"
+
+
+class WorkerStartError(CapsuleError):
+    """No worker could be started.
+
+    Attributes:
+        reason: what happened.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot start a worker: {self.reason}"
+
+
+class IllegalTransition(CapsuleError):
+    """A session was told something that its phase does not allow: a defect of Capsule.
+
+    Attributes:
+        phase: where it stands.
+        event: what was said.
+    """
+
+    def __init__(self, phase: str, event: str) -> None:
+        super().__init__(phase, event)
+        self.phase = phase
+        self.event = event
+
+    def __str__(self) -> str:
+        return f"a session in phase {self.phase} cannot take {self.event}"
+
+
+class KernelSpecError(CapsuleError):
+    """A kernelspec cannot be installed or removed.
+
+    Attributes:
+        name: the kernelspec's name.
+        folder: where it is, or would be; empty when that does not matter.
+        reason: what is wrong and what to do.
+    """
+
+    def __init__(self, *, name: str, folder: str = "", reason: str) -> None:
+        super().__init__(name, folder, reason)
+        self.name = name
+        self.folder = folder
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f" in {self.folder}" if self.folder else ""
+        return f"kernelspec {self.name!r}{where}: {self.reason}"
+
+
+class NotebookError(CapsuleError):
+    """A notebook cannot be read, run or written.
+
+    Attributes:
+        path: the notebook.
+        reason: what is wrong and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class NotebookRunError(NotebookError):
+    """Nothing is wrong with the notebook or the command, but the run could not be carried through."""

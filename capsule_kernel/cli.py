@@ -1,0 +1,188 @@
+"""The command `capsule`: installs and removes kernelspecs, runs notebooks.
+
+Exit status 2 means that it was used wrongly; the text says how.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from capsule_kernel import __version__, kernelspec
+from capsule_kernel.errors import CapsuleError, KernelSpecError, NotebookError, NotebookRunError
+
+OK, FAILED, MISUSED = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the arguments without the program's name; the process's own when None.
+
+    Returns:
+        The exit status: 0, 1 when a cell failed or something could not be done, 2 for a wrong use, 128 + n after
+        signal n.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        status: int = options.function(options)
+    except CapsuleError as exc:
+        print(f"capsule: {exc}", file=sys.stderr)
+        misused = isinstance(exc, NotebookError) and not isinstance(exc, NotebookRunError)
+        return MISUSED if misused else FAILED
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="capsule", description="Capsule, a Jupyter kernel for Python.")
+    parser.add_argument("--version", action="version", version=f"capsule {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_install(commands)
+    _add_uninstall(commands)
+    return parser
+
+
+type _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse names no public type
+
+
+def _add_run(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "run",
+        help="execute a notebook",
+        description="Execute a notebook on the Capsule kernel of this environment, show what its cells write, and "
+        "write the executed notebook to a file of its own; the notebook itself stays as it is. Outputs go to standard "
+        "output, progress to standard error.",
+        epilog="Exit status: 0 when all cells ended well (an error in a cell with the tag 'raises-exception' is "
+        "expected), 1 when a cell failed, 2 when the notebook or an argument cannot be used, 130 after Ctrl-C. "
+        "Once a cell has run, the executed notebook is written, however the run ends.",
+    )
+    command.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the notebook (.ipynb)")
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the executed notebook goes (default: NAME.executed.ipynb beside the notebook)",
+    )
+    command.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="how long one cell may take (default: any)"
+    )
+    command.add_argument("--allow-errors", action="store_true", help="go on after a failed cell; the status is still 1")
+    command.add_argument("--cwd", type=Path, metavar="DIR", help="where the code runs (default: the notebook's folder)")
+    command.add_argument("--kernel", metavar="NAME", help="an installed kernelspec to use instead of this Capsule")
+    command.set_defaults(function=_run)
+
+
+def _add_install(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "install",
+        help="install a kernelspec",
+        description="Make this interpreter's Capsule known to Jupyter. The package already did so for its own "
+        "environment; this is for a Jupyter elsewhere, another name, or variables. Without a place it installs for "
+        "all users of the system.",
+    )
+    _add_place(command)
+    command.add_argument("--name", default=kernelspec.DEFAULT_NAME, help="the kernelspec's name (default: %(default)s)")
+    command.add_argument(
+        "--display-name",
+        default=kernelspec.DEFAULT_DISPLAY_NAME,
+        metavar="TEXT",
+        help="what Jupyter shows (default: %(default)s)",
+    )
+    command.add_argument(
+        "--env",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="an environment variable for the kernel; may be repeated",
+    )
+    command.set_defaults(function=_install)
+
+
+def _add_uninstall(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "uninstall",
+        help="remove a kernelspec that `capsule install` made",
+        description="Remove a kernelspec that `capsule install` made. Without a place it is looked for wherever "
+        "Jupyter looks.",
+    )
+    _add_place(command)
+    command.add_argument("--name", default=kernelspec.DEFAULT_NAME, help="the kernelspec's name (default: %(default)s)")
+    command.set_defaults(function=_uninstall)
+
+
+def _add_place(command: argparse.ArgumentParser) -> None:
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--user", action="store_true", help="in your own Jupyter folder")
+    place.add_argument("--sys-prefix", action="store_true", help="in the environment of this interpreter")
+    place.add_argument("--prefix", metavar="DIR", help="in DIR/share/jupyter/kernels")
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of seconds, 1 or more")
+    return int(text)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from capsule_kernel.batch import notebook as files
+    from capsule_kernel.batch.display import stderr_display
+    from capsule_kernel.batch.runner import NotebookRun
+
+    path: Path = options.notebook
+    output: Path = options.output or path.with_name(f"{path.stem}.executed.ipynb")
+    cwd: Path = options.cwd or path.absolute().parent
+    notebook = files.read(path)
+    if not cwd.is_dir():
+        raise NotebookError(str(path), f"the folder {cwd} (--cwd) does not exist")
+    files.check_writable(output)
+    display = stderr_display(os.environ)
+    run = NotebookRun(
+        notebook,
+        display,
+        name=path.name,
+        kernel=options.kernel,
+        cwd=str(cwd),
+        timeout_s=options.timeout,
+        allow_errors=options.allow_errors,
+    )
+    display.open()
+    try:
+        status = asyncio.run(run.run())
+    finally:
+        display.close()
+        if run.has_begun:
+            files.write(notebook, output)
+            print(f"written: {output}", file=sys.stderr)
+    return status
+
+
+def _install(options: argparse.Namespace) -> int:
+    for name, _ in options.env:
+        if not name or "=" in name:
+            raise KernelSpecError(name=options.name, reason=f"--env {name}: not a name of an environment variable")
+    place = _place(options) or kernelspec.Place(kind="system")
+    folder = kernelspec.install(place, name=options.name, display_name=options.display_name, env=dict(options.env))
+    print(f"installed the kernelspec {options.name} in {folder}")
+    if not kernelspec.is_listed(folder):
+        print(f"note: the Jupyter of this environment does not look there; set JUPYTER_PATH={folder.parent.parent}")
+    return OK
+
+
+def _uninstall(options: argparse.Namespace) -> int:
+    folder = kernelspec.uninstall(_place(options), name=options.name)
+    print(f"removed the kernelspec {options.name} from {folder}")
+    return OK
+
+
+def _place(options: argparse.Namespace) -> kernelspec.Place | None:
+    if options.user:
+        return kernelspec.Place(kind="user")
+    if options.sys_prefix:
+        return kernelspec.Place(kind="prefix", prefix=sys.prefix)
+    return kernelspec.Place(kind="prefix", prefix=options.prefix) if options.prefix else None
