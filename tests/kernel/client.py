@@ -126,9 +126,16 @@ class Client:
         self._sockets[channel].send_multipart(frames)
 
     def request(
-        self, msg_type: str, content: dict[str, Any], *, channel: str = "shell", expects_status: bool = True, **kw: Any
+        self,
+        msg_type: str,
+        content: dict[str, Any],
+        *,
+        channel: str = "shell",
+        expects_status: bool = True,
+        expects_reply: bool = True,
+        **kw: Any,
     ) -> Exchange:
-        """Send a request; the exchange to wait for."""
+        """Send a request; the exchange to wait for. Comm messages have a status and no reply."""
         msg_id, frames = self.send(msg_type, content, channel=channel, **kw)
         exchange = Exchange(
             client=self,
@@ -137,6 +144,7 @@ class Client:
             channel=channel,
             frames=frames,
             expects_status=expects_status,
+            expects_reply=expects_reply,
         )
         self.exchanges[msg_id] = exchange
         return exchange
@@ -252,6 +260,12 @@ class Client:
                 state = "alive" if self.process.is_alive() else f"ended with {self.process.popen.returncode}"
                 msg = f"no {what} within {timeout_s} s (kernel {state})\n{self.process.log()}"
                 raise AssertionError(msg)
+
+    def pass_time(self, seconds: float) -> None:
+        """Receive for a while: for the tests of settings that are themselves a time, and only for them."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._receive(left)
 
     def drain(self) -> None:
         """Take what has arrived already."""

@@ -34,6 +34,7 @@ class Exchange:
     busy: Message | None = None
     idle: Message | None = None
     expects_status: bool = True
+    expects_reply: bool = True
 
     # --- arrival -----------------------------------------------------------------------------------------------------
 
@@ -58,7 +59,7 @@ class Exchange:
             raise ProtocolViolationError(msg)
 
     def _take_reply(self, message: Message) -> None:
-        expected = self.msg_type.removesuffix("_request") + "_reply"
+        expected = self.msg_type.removesuffix("_request") + "_reply" if self.expects_reply else "nothing"
         if self.reply is not None or message.msg_type != expected or message.channel != self.channel:
             msg = f"{message!r} is not the one {expected} on {self.channel} of {self!r}"
             raise ProtocolViolationError(msg)
@@ -75,13 +76,13 @@ class Exchange:
     @property
     def is_done(self) -> bool:
         """Whether both the reply and idle (where the request has one) have arrived."""
-        return self.reply is not None and (self.idle is not None or not self.expects_status)
+        has_reply = self.reply is not None or not self.expects_reply
+        return has_reply and (self.idle is not None or not self.expects_status)
 
     def wait(self, timeout_s: float = DEADLINE_S) -> Self:
         """Wait for the reply and for idle; checks that the reply was sent before idle."""
         self.client.wait_until(lambda: self.is_done, f"reply and idle of {self!r}", timeout_s)
-        assert self.reply is not None
-        if self.idle is not None and self.reply.date > self.idle.date:
+        if self.reply is not None and self.idle is not None and self.reply.date > self.idle.date:
             msg = f"the reply of {self!r} was made after idle"
             raise ProtocolViolationError(msg)
         return self
