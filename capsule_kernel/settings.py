@@ -375,7 +375,7 @@ def _read_config_file(path: str) -> Iterator[tuple[str, str, object]]:
         config = loader(name, path=folder or ".").load_config()
     except ConfigFileNotFound as exc:
         raise ConfigurationError(source=path, value=str(exc), expected="a file that can be read") from exc
-    except Exception as exc:  # the file is user code: whatever it raises is its own error
+    except (Exception, SystemExit) as exc:  # the file is user code: whatever it raises is its own error
         reason = f"{type(exc).__name__}: {exc}"
         raise ConfigurationError(source=path, value=reason, expected="a configuration file without errors") from exc
     yield from _sections(config, ())

@@ -4,6 +4,7 @@ It reads and writes no files and prints nothing.
 """
 
 import asyncio
+import atexit
 import signal
 import sys
 import time
@@ -124,8 +125,10 @@ class NotebookRun(NotebookClient):
                 raise
             raise NotebookRunError(self._name, f"the kernel did not start: {exc}") from exc
         finally:
-            if self._manager.has_kernel:
+            # nbclient leaves these behind when the start fails or is given up.
+            if self.km is not None and self._manager.has_kernel:
                 await self._async_cleanup_kernel()
+            atexit.unregister(self._cleanup_kernel)
         duration_ms = (time.monotonic() - began) * 1000
         self._observer(RunFinished(executed=self._number, failed=self._failed, duration_ms=duration_ms))
         if self._signal is signal.SIGINT:
