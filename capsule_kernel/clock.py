@@ -1,0 +1,18 @@
+"""Time, as a collaborator: the only module that reads the real clocks."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+class Clock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back."""
+        return time.monotonic()
+
+    def iso_now(self) -> str:
+        """Return the time of day as ISO 8601 with the offset of UTC, as Jupyter's headers have it."""
+        return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,105 @@
+"""The connection file: where the channels listen, and with what key messages are signed.
+
+Source: Jupyter client, "Connection files".
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import msgspec
+
+from capsule_kernel.errors import ConnectionFileError
+from capsule_kernel.settings import Launch
+
+CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of a connection file. A port of 0 means any free one."""
+
+    transport: str = "tcp"
+    ip: str = "127.0.0.1"
+    shell_port: int = 0
+    iopub_port: int = 0
+    stdin_port: int = 0
+    control_port: int = 0
+    hb_port: int = 0
+    key: str = ""
+    signature_scheme: str = "hmac-sha256"
+    kernel_name: str = ""
+    jupyter_session: str = ""
+
+    def address(self, channel: str) -> str:
+        """Return the ZMQ address of `channel`; for a port of 0 one that asks for a free port."""
+        port = getattr(self, f"{channel}_port")
+        if self.transport == "ipc":
+            return f"ipc://{self.ip}-{port}"
+        return f"tcp://{self.ip}:{port or '*'}"
+
+
+def read_connection(path: str) -> Connection:
+    """Return what the connection file `path` says.
+
+    Raises:
+        ConnectionFileError: it is missing, unreadable, not JSON, or lacks what is needed.
+    """
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not on the start path
+            data = file.read()
+    except FileNotFoundError:
+        raise ConnectionFileError(path, "there is no such file; give -f the path that the Jupyter client wrote") from None
+    except OSError as exc:
+        raise ConnectionFileError(path, f"it cannot be read: {exc.strerror}") from exc
+    try:
+        connection = msgspec.json.decode(data, type=Connection)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise ConnectionFileError(path, f"it is not a connection file: {exc}") from exc
+    if connection.transport not in ("tcp", "ipc"):
+        raise ConnectionFileError(path, f"transport is {connection.transport!r}: expected 'tcp' or 'ipc'")
+    return connection
+
+
+def find_connection_file(name: str) -> str:
+    """Return the path of a connection file given by path or, where that does not exist, by name in the runtime folder."""
+    if os.path.exists(name) or os.path.dirname(name):  # noqa: PTH110, PTH120 - pathlib is not on the start path
+        return os.path.abspath(name)  # noqa: PTH100 - as above
+    return os.path.join(runtime_folder(), name)  # noqa: PTH118 - as above
+
+
+def runtime_folder() -> str:
+    """Return Jupyter's runtime folder (jupyter_core, `jupyter_runtime_dir`)."""
+    given = os.environ.get("JUPYTER_RUNTIME_DIR")
+    if given:
+        return given
+    data = os.environ.get("JUPYTER_DATA_DIR") or os.path.join(  # noqa: PTH118 - as above
+        os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"),  # noqa: PTH111 - as above
+        "jupyter",
+    )
+    return os.path.join(data, "runtime")  # noqa: PTH118 - as above
+
+
+def new_connection(launch: Launch, session: str) -> tuple[str, Connection]:
+    """Return path and content of a connection file for a kernel that was started by hand."""
+    transport = launch.transport or "tcp"
+    folder = runtime_folder()
+    path = os.path.join(folder, f"kernel-{os.getpid()}.json")  # noqa: PTH118 - as above
+    ip = launch.ip or ("127.0.0.1" if transport == "tcp" else os.path.join(folder, f"kernel-{session[:8]}-ipc"))  # noqa: PTH118 - as above
+    ports = {f"{channel}_port": getattr(launch, f"{channel}_port") for channel in CHANNELS}
+    if transport == "ipc":
+        ports = {name: port or number for number, (name, port) in enumerate(ports.items(), start=1)}
+    key = "" if launch.no_secure else str(uuid.uuid4())
+    return path, Connection(transport=transport, ip=ip, key=key, kernel_name="capsule", **ports)
+
+
+def write_connection(path: str, connection: Connection) -> None:
+    """Write `connection` to `path`, readable by the user only: who reads it can run code."""
+    folder = os.path.dirname(path)  # noqa: PTH120 - as above
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as exc:
+        raise ConnectionFileError(path, f"it cannot be written: {exc.strerror}") from exc
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(connection), indent=2) + b"\n")

@@ -1,0 +1,328 @@
+"""The execution queue: one cell at a time, each with everything that a front end hears of it, in order.
+
+busy, execute_input, outputs, reply, idle (Jupyter messaging, "Execute"). It owns what is queued and what runs, and
+decides what a death, an error or an interrupt means for them. It does not know how workers are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from capsule_kernel.clock import Clock
+from capsule_kernel.front.history import History
+from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.replies import Replies
+from capsule_kernel.front.requests import Request, Requests
+from capsule_kernel.front.stdin import Stdin
+from capsule_kernel.sessions.lifecycle import Phase
+from capsule_kernel.sessions.session import Death, Session
+from capsule_kernel.settings import Settings
+from capsule_kernel.wire.jupyter import encode_json
+from capsule_kernel.wire.worker_messages import Ask, Done, Execute, InterruptSeen, Publish, Stream, Tick, Unasked
+
+_log = logging.getLogger(__name__)
+
+
+class ExecuteContent(msgspec.Struct, frozen=True, kw_only=True):
+    """Content of an `execute_request`."""
+
+    code: str
+    silent: bool = False
+    store_history: bool | None = None
+    user_expressions: dict[str, Any] | None = None
+    allow_stdin: bool = True
+    stop_on_error: bool = True
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    cellId: str | None = None  # noqa: N815 - the field's name on the wire
+
+
+class _Cell(msgspec.Struct, frozen=True, kw_only=True):
+    request: Request
+    content: ExecuteContent
+
+
+class _Running(msgspec.Struct, kw_only=True):
+    """The cell under way."""
+
+    cell: _Cell
+    session: Session
+    count: int
+    started: str
+    tick: asyncio.TimerHandle | None = None
+    interrupted_at: float | None = None
+    is_interrupt_seen: bool = False
+
+
+class Executions:
+    """The queue and the running cell of a kernel."""
+
+    def __init__(
+        self,
+        *,
+        iopub: IOPub,
+        stdin: Stdin,
+        replies: Replies,
+        requests: Requests,
+        history: History,
+        settings: Settings,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        on_first_done: Callable[[], None],
+        on_exit: Callable[[], None],
+        on_replace: Callable[[str], None],
+        engine: str,
+    ) -> None:
+        self._iopub = iopub
+        self._stdin = stdin
+        self._replies = replies
+        self._requests = requests
+        self._history = history
+        self._settings = settings
+        self._clock = clock
+        self._loop = loop
+        self._on_first_done = on_first_done
+        self._on_exit = on_exit
+        self._on_replace = on_replace
+        self._engine = engine
+        self._queue: deque[_Cell] = deque()
+        self._running: _Running | None = None
+        self._session: Session | None = None
+        self._count = 1
+        self._newest_serial = 0
+        self._is_paused = False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a cell runs."""
+        return self._running is not None
+
+    def submit(self, request: Request) -> None:
+        """Queue an `execute_request`; one that cannot be understood is answered with an error at once."""
+        try:
+            content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            self._iopub.status("busy", parent=request.parent)
+            self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
+            self._iopub.status("idle", parent=request.parent)
+            return
+        self._queue.append(_Cell(request=request, content=content))
+        self._next()
+
+    def interrupt(self) -> None:
+        """Interrupt the running cell. A second time, after a first one that nothing answered, replace the worker."""
+        running = self._running
+        if running is None:
+            return
+        now = self._clock.monotonic()
+        grace_s = self._settings.interrupt_grace_ms / 1000
+        if running.interrupted_at is not None and not running.is_interrupt_seen and now - running.interrupted_at >= grace_s:
+            self._on_replace(
+                f"it did not answer an interrupt within {grace_s:g} s (a C loop that holds the interpreter?), and was "
+                "interrupted again, so it was ended"
+            )
+            return
+        if running.interrupted_at is None or running.is_interrupt_seen:
+            running.interrupted_at = now
+            running.is_interrupt_seen = False
+        running.session.interrupt(running.cell.request.serial)
+
+    def abort_queued(self) -> None:
+        """Answer every queued execute_request with `aborted`."""
+        queued, self._queue = self._queue, deque()
+        for cell in queued:
+            parent = cell.request.parent
+            self._iopub.status("busy", parent=parent)
+            self._replies.send(
+                cell.request, "execute_reply", encode_json({"status": "aborted"}), metadata=self._metadata("aborted")
+            )
+            self._iopub.status("idle", parent=parent)
+
+    def fail_queued(self, reason: str) -> None:
+        """Answer every queued execute_request with an error: there is no worker to run it."""
+        queued, self._queue = self._queue, deque()
+        for cell in queued:
+            parent = cell.request.parent
+            self._iopub.status("busy", parent=parent)
+            content = _error_content("NoWorker", f"no worker can be started: {reason}", [])
+            self._publish_error(content, parent)
+            self._replies.send(
+                cell.request, "execute_reply", encode_json({"status": "error", **content}), metadata=self._metadata("error")
+            )
+            self._iopub.status("idle", parent=parent)
+
+    # --- what the worker in use says ---------------------------------------------------------------------------------
+
+    def on_ready(self, session: Session) -> None:
+        """A worker waits for a cell."""
+        self._session = session
+        self._next()
+
+    def on_stream(self, message: Stream) -> None:
+        """Publish text that Python code wrote."""
+        self._iopub.stream(message.name, message.text, parent=self._requests.parent_of(message.parent))
+        self._keep_pace()
+
+    def on_publish(self, message: Publish) -> None:
+        """Publish any other output."""
+        self._iopub.publish(
+            message.msg_type,
+            message.content,
+            parent=self._requests.parent_of(message.parent),
+            metadata=message.metadata,
+            buffers=message.buffers,
+        )
+        self._keep_pace()
+
+    def on_descriptor_text(self, name: str, text: str) -> None:
+        """Publish text that was written to descriptor 1 or 2: it belongs to the newest cell."""
+        self._iopub.stream(name, text, parent=self._requests.parent_of(self._newest_serial))
+
+    def on_ask(self, session: Session, message: Ask) -> None:
+        """Put a question of user code to the client."""
+        self._stdin.ask(session, message)
+
+    def on_unasked(self, session: Session, message: Unasked) -> None:
+        """Forget a question."""
+        self._stdin.withdraw(session, message.ask)
+
+    def on_interrupt_seen(self, message: InterruptSeen) -> None:
+        """Note that the worker is not stuck in C."""
+        if self._running is not None and self._running.cell.request.serial == message.serial:
+            self._running.is_interrupt_seen = True
+
+    def on_done(self, session: Session, message: Done) -> None:
+        """End the running cell: what it and its children wrote, its reply, its idle; then the next."""
+        running = self._running
+        if running is None or running.cell.request.serial != message.serial:
+            _log.warning("%r reported the end of request %d, which does not run", session, message.serial)
+            return
+        # What was written to the descriptors before the end of the cell is in the pipes by now.
+        session.drain_descriptors()
+        cell = running.cell
+        self._count = message.next_count
+        self._end(running, message.content, message.status)
+        if self._stores(cell.content) and cell.content.code.strip():
+            self._history.store(running.count, message.transformed or cell.content.code, cell.content.code, message.output)
+        if message.status == "error" and cell.content.stop_on_error:
+            self.abort_queued()
+        if message.exiting and not message.keep_kernel:
+            self._on_exit()
+            return
+        if message.replace_worker:
+            self._session = None
+            self._on_replace("%reset --worker asked for a fresh one")
+        self._on_first_done()
+        self._next()
+
+    def on_death(self, session: Session, death: Death) -> None:
+        """The worker in use is gone: say what happened, where a cell ran as that cell's error."""
+        self._stdin.withdraw(session)
+        if self._session is session:
+            self._session = None
+        running = self._running
+        if running is None or running.session is not session:
+            return
+        self._count = running.count + (1 if self._stores(running.cell.content) else 0)
+        evalue = f"the worker that ran this cell has died: {death.cause}. Its variables are lost; the next cell runs in a fresh worker."
+        traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
+        if death.fault_trace:
+            traceback.append(death.fault_trace.rstrip("\n"))
+        content = _error_content("WorkerDied", evalue, traceback)
+        self._publish_error(content, running.cell.request.parent)
+        reply = {"status": "error", **content, "execution_count": running.count, "user_expressions": {}, "payload": []}
+        self._end(running, encode_json(reply), "error")
+        self.abort_queued()
+
+    # --- what is decided ---------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        session = self._session
+        if self._running is not None or not self._queue or session is None or session.phase is not Phase.IDLE:
+            return
+        cell = self._queue.popleft()
+        request, content = cell.request, cell.content
+        running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
+        self._running = running
+        self._newest_serial = request.serial
+        session.execute(
+            Execute(
+                serial=request.serial,
+                code=content.code,
+                silent=content.silent,
+                store_history=self._stores(content),
+                allow_stdin=content.allow_stdin,
+                execution_count=self._count,
+                user_expressions=content.user_expressions or {},
+                parent=b'{"header":%b,"metadata":%b}' % (request.message.raw_header, request.message.raw_metadata),
+                cell_id=_cell_id(request.message.raw_metadata),
+            )
+        )
+        self._iopub.busy_parent = request.parent
+        self._iopub.status("busy", parent=request.parent)
+        if not content.silent:
+            self._iopub.publish(
+                "execute_input",
+                encode_json({"code": content.code, "execution_count": self._count}),
+                parent=request.parent,
+            )
+        running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
+
+    def _tick(self, running: _Running) -> None:
+        running.session.say(Tick(serial=running.cell.request.serial))
+
+    def _end(self, running: _Running, content: bytes, status: str) -> None:
+        if running.tick is not None:
+            running.tick.cancel()
+        request = running.cell.request
+        self._running = None
+        self._iopub.busy_parent = None
+        self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started))
+        self._iopub.status("idle", parent=request.parent)
+
+    def _metadata(self, status: str, started: str | None = None) -> bytes:
+        started = started or self._clock.iso_now()
+        return (
+            f'{{"started":"{started}","dependencies_met":true,"engine":"{self._engine}","status":"{status}"}}'.encode()
+        )
+
+    def _publish_error(self, content: dict[str, Any], parent: bytes) -> None:
+        self._iopub.publish("error", encode_json(content), parent=parent)
+
+    def _stores(self, content: ExecuteContent) -> bool:
+        if content.silent:
+            return False
+        return True if content.store_history is None else content.store_history
+
+    def _keep_pace(self) -> None:
+        wait_s = self._iopub.wait_s()
+        session = self._running.session if self._running is not None else self._session
+        if wait_s <= 0 or self._is_paused or session is None:
+            return
+        self._is_paused = True
+        session.pause()
+        self._loop.call_later(wait_s, self._resume, session)
+
+    def _resume(self, session: Session) -> None:
+        self._is_paused = False
+        session.resume()
+
+
+def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:
+    return {"ename": ename, "evalue": evalue, "traceback": traceback or [f"{ename}: {evalue}"]}
+
+
+def _cell_id(raw_metadata: bytes) -> str | None:
+    if b"cellId" not in raw_metadata:
+        return None
+    try:
+        return msgspec.json.decode(raw_metadata, type=_Metadata).cellId
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,126 @@
+"""Everything that goes out on iopub: the one writer, in order, at a pace that Jupyter's server lets through.
+
+Source: Jupyter messaging, "Messages on the IOPub channel"; JEP 65 for the welcome.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from capsule_kernel.clock import Clock
+from capsule_kernel.front.sockets import Channel
+from capsule_kernel.wire.jupyter import Wire, encode_json
+
+_BUDGET = 0.93
+_SLOW_FROM = 0.75
+
+_STATUS = {
+    "busy": b'{"execution_state":"busy"}',
+    "idle": b'{"execution_state":"idle"}',
+    "starting": b'{"execution_state":"starting"}',
+}
+
+
+class IOPub:
+    """The publisher."""
+
+    def __init__(self, channel: Channel, wire: Wire, *, clock: Clock, rate: int, window_ms: int) -> None:
+        self._channel = channel
+        self._wire = wire
+        self._clock = clock
+        self._pace = _Pace(rate, window_ms) if rate > 0 else None
+        self._topic = f"kernel.{wire.session}.".encode()
+        self.busy_parent: bytes | None = None
+
+    def start(self) -> None:
+        """Greet subscribers from now on, and say that the kernel starts."""
+        self._channel.start(self._on_subscription)
+        self.publish("status", _STATUS["starting"], parent=b"{}")
+
+    def publish(
+        self,
+        msg_type: str,
+        content: bytes,
+        *,
+        parent: bytes,
+        metadata: bytes = b"{}",
+        buffers: list[bytes] | None = None,
+    ) -> None:
+        """Publish a message; `content`, `parent` and `metadata` are JSON."""
+        if self._pace is not None:
+            self._pace.note(self._clock.monotonic())
+        self._channel.send(
+            self._wire.encode(
+                msg_type,
+                content,
+                parent=parent,
+                date=self._clock.iso_now(),
+                metadata=metadata,
+                buffers=buffers,
+                idents=[self._topic + msg_type.encode()],
+            )
+        )
+
+    def stream(self, name: str, text: str, *, parent: bytes) -> None:
+        """Publish text of `stdout` or `stderr`."""
+        self.publish("stream", encode_json({"name": name, "text": text}), parent=parent)
+
+    def status(self, state: str, *, parent: bytes) -> None:
+        """Publish busy or idle for a request."""
+        self.publish("status", _STATUS[state], parent=parent)
+        if state == "idle" and self.busy_parent is not None and self.busy_parent != parent:
+            # Front ends and the server's culling take the last state for the kernel's: a completion's idle would call
+            # a kernel idle that runs a cell.
+            self.publish("status", _STATUS["busy"], parent=self.busy_parent)
+
+    def wait_s(self) -> float:
+        """Return for how long no more output should be taken from the worker, in seconds; usually 0."""
+        return self._pace.wait_s(self._clock.monotonic()) if self._pace is not None else 0.0
+
+    def _on_subscription(self, frames: list[bytes]) -> None:
+        if len(frames) != 1 or not frames[0].startswith(b"\x01"):
+            return
+        subscription = frames[0][1:]
+        try:
+            text = subscription.decode()
+        except UnicodeDecodeError:
+            return
+        self._channel.send(
+            self._wire.encode(
+                "iopub_welcome",
+                encode_json({"subscription": text}),
+                parent=b"{}",
+                date=self._clock.iso_now(),
+                idents=[subscription],
+            )
+        )
+
+
+class _Pace:
+    """Messages over a sliding window, and the wait that keeps them within the rate.
+
+    The server drops what exceeds `iopub_msg_rate_limit` over `rate_limit_window`. Up to three quarters of what it lets
+    through go out at once; the rest is spread over the time until the oldest leave the window.
+    """
+
+    def __init__(self, rate: int, window_ms: int) -> None:
+        self._window_s = window_ms / 1000
+        self._limit = max(1, int(rate * self._window_s * _BUDGET))
+        self._slow_from = int(self._limit * _SLOW_FROM)
+        self._times: deque[float] = deque()
+
+    def note(self, now: float) -> None:
+        self._times.append(now)
+        if len(self._times) > self._limit:
+            self._times.popleft()
+
+    def wait_s(self, now: float) -> float:
+        times = self._times
+        if len(times) <= self._slow_from:
+            return 0.0
+        while times and times[0] <= now - self._window_s:
+            times.popleft()
+        count = len(times)
+        if count <= self._slow_from:
+            return 0.0
+        return (times[0] + self._window_s - now) / max(1, self._limit - count)

@@ -1,0 +1,368 @@
+"""The front's root: builds the parts, starts them, answers what needs no worker, and ends everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import tempfile
+from typing import Any
+
+import msgspec
+
+from capsule_kernel import __version__
+from capsule_kernel.clock import Clock
+from capsule_kernel.front.connection import Connection
+from capsule_kernel.front.dispatch import Dispatch
+from capsule_kernel.front.execution import Executions
+from capsule_kernel.front.history import History, default_file
+from capsule_kernel.front.inspection import Inspections
+from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.replies import Replies
+from capsule_kernel.front.requests import Request, Requests
+from capsule_kernel.front.sockets import Sockets
+from capsule_kernel.front.stdin import Stdin
+from capsule_kernel.front.usage import Usage
+from capsule_kernel.sessions.pool import Pool
+from capsule_kernel.sessions.process import SpawnedZygote
+from capsule_kernel.sessions.session import Death, Session
+from capsule_kernel.settings import Launch
+from capsule_kernel.wire.jupyter import PROTOCOL, Wire, encode_json
+from capsule_kernel.wire.worker_messages import (
+    Answer,
+    Ask,
+    Done,
+    FromWorker,
+    HistoryAnswer,
+    HistoryQuery,
+    InterruptSeen,
+    Publish,
+    Ready,
+    Stream,
+    Taken,
+    Unasked,
+    WorkerOptions,
+    ZygoteOptions,
+)
+
+_log = logging.getLogger(__name__)
+_IS_COMPLETE_DEADLINE_S = 2.0
+
+
+class _CodeContent(msgspec.Struct, frozen=True):
+    code: str
+
+
+class _ShutdownContent(msgspec.Struct, frozen=True):
+    restart: bool = False
+
+
+class _CommInfoContent(msgspec.Struct, frozen=True):
+    target_name: str | None = None
+
+
+class Kernel:
+    """One kernel: what a client of Jupyter connects to."""
+
+    def __init__(
+        self,
+        *,
+        launch: Launch,
+        connection: Connection,
+        connection_file: str,
+        wire: Wire,
+        clock: Clock,
+        zygote_options: ZygoteOptions,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        settings = launch.settings
+        self._launch = launch
+        self._settings = settings
+        self._connection = connection
+        self._connection_file = connection_file
+        self._wire = wire
+        self._loop = loop
+        self._stopped: asyncio.Future[int] = loop.create_future()
+        self._is_restart = False
+        self._is_stopping = False
+        self._stop_signals = 0
+        self._usage = Usage()
+        self._sockets = Sockets(loop)
+        self._requests = Requests()
+        self._iopub = IOPub(
+            self._sockets.iopub,
+            wire,
+            clock=clock,
+            rate=settings.iopub_msg_rate,
+            window_ms=settings.iopub_rate_window_ms,
+        )
+        self._replies = Replies(wire, clock=clock)
+        self._stdin = Stdin(self._sockets.stdin, wire, self._requests, clock=clock)
+        self._history = History(self._history_file(), loop=loop)
+        self._inspections = Inspections(settings, loop=loop)
+        self._pool = Pool(
+            owner=self,
+            zygote_options=zygote_options,
+            worker_options=self._worker_options,
+            spares=settings.spare_workers,
+            start_timeout_ms=settings.worker_start_timeout_ms,
+            loop=loop,
+        )
+        self._executions = Executions(
+            iopub=self._iopub,
+            stdin=self._stdin,
+            replies=self._replies,
+            requests=self._requests,
+            history=self._history,
+            settings=settings,
+            clock=clock,
+            loop=loop,
+            on_first_done=self._pool.want_spares,
+            on_exit=self.stop,
+            on_replace=self._pool.replace,
+            engine=wire.session,
+        )
+        self._dispatch = Dispatch(
+            wire=wire,
+            requests=self._requests,
+            replies=self._replies,
+            iopub=self._iopub,
+            execute=self._execute,
+            handlers={
+                "kernel_info_request": self._kernel_info,
+                "connect_request": self._connect,
+                "comm_info_request": self._comm_info,
+                "interrupt_request": self._interrupt,
+                "shutdown_request": self._shutdown,
+                "usage_request": lambda _: self._usage.measure(),
+            },
+            slow_handlers={
+                "complete_request": self._inspections.complete,
+                "inspect_request": self._inspections.inspect,
+                "is_complete_request": self._is_complete,
+                "history_request": self._answer_history,
+            },
+            loop=loop,
+        )
+
+    def bind(self) -> Connection:
+        """Bind the channels; return the connection with the ports that were taken.
+
+        Raises:
+            BindError: an address cannot be bound.
+        """
+        self._connection = self._sockets.bind(self._connection)
+        return self._connection
+
+    def start(self, spawned: SpawnedZygote) -> None:
+        """Begin to serve."""
+        self._iopub.start()
+        self._stdin.start()
+        self._dispatch.start(self._sockets.control, self._sockets.shell)
+        self._pool.start(spawned)
+        self._loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self._loop.add_signal_handler(signal.SIGINT, self._executions.interrupt)
+        self._watch_parent()
+
+    async def run(self) -> int:
+        """Serve until the kernel is to end; end everything; return the exit status."""
+        status = await self._stopped
+        self._executions.abort_queued()
+        grace_ms = self._settings.shutdown_grace_ms
+        if self._executions.is_busy:
+            self._executions.interrupt()
+        await self._pool.close(restart=self._is_restart, grace_ms=grace_ms)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._history.close(), 1.0)
+        self._sockets.close()
+        return status
+
+    def stop(self) -> None:
+        """Have `run` end; twice is no error."""
+        if not self._stopped.done():
+            self._stopped.set_result(0)
+
+    # --- what the pool says ------------------------------------------------------------------------------------------
+
+    def on_worker_ready(self, session: Session) -> None:
+        """See `PoolOwner`."""
+        self._inspections.on_ready(session)
+        self._executions.on_ready(session)
+
+    def on_worker_message(self, session: Session, message: FromWorker) -> None:
+        """See `PoolOwner`."""
+        match message:
+            case Stream():
+                self._executions.on_stream(message)
+            case Publish():
+                self._executions.on_publish(message)
+            case Done():
+                self._executions.on_done(session, message)
+            case Ask():
+                self._executions.on_ask(session, message)
+            case Unasked():
+                self._executions.on_unasked(session, message)
+            case InterruptSeen():
+                self._executions.on_interrupt_seen(message)
+            case Answer():
+                self._inspections.on_answer(message)
+            case Taken():
+                self._inspections.on_taken(message)
+            case HistoryQuery(ask=ask, arguments=arguments):
+                self._loop.create_task(self._answer_worker(session, ask, arguments))
+            case Ready():
+                return
+
+    def on_worker_text(self, session: Session, name: str, text: str) -> None:  # noqa: ARG002 - see `PoolOwner`
+        """See `PoolOwner`."""
+        self._executions.on_descriptor_text(name, text)
+
+    def on_worker_death(self, session: Session, death: Death) -> None:
+        """See `PoolOwner`."""
+        _log.info("%r: %s", session, death.cause)
+        self._inspections.on_death()
+        self._executions.on_death(session, death)
+
+    def on_no_worker(self, reason: str) -> None:
+        """See `PoolOwner`."""
+        _log.error("no worker can be started: %s", reason)
+        self._executions.fail_queued(reason)
+
+    # --- requests that need no worker --------------------------------------------------------------------------------
+
+    def _execute(self, request: Request) -> None:
+        self._pool.try_again()
+        self._executions.submit(request)
+
+    def _kernel_info(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+        version = ".".join(str(part) for part in sys.version_info[:3])
+        return {
+            "status": "ok",
+            "protocol_version": PROTOCOL,
+            "implementation": "capsule",
+            "implementation_version": __version__,
+            "language_info": {
+                "name": "python",
+                "version": version,
+                "mimetype": "text/x-python",
+                "file_extension": ".py",
+                "pygments_lexer": "ipython3",
+                "codemirror_mode": {"name": "ipython", "version": 3},
+                "nbconvert_exporter": "python",
+            },
+            "banner": f"Python {sys.version}\nCapsule {__version__} -- the kernel that does not lose your work\n",
+            "help_links": _HELP_LINKS,
+            "debugger": False,
+            "supported_features": [],
+        }
+
+    def _connect(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+        connection = self._connection
+        return {
+            "status": "ok",
+            "shell_port": connection.shell_port,
+            "iopub_port": connection.iopub_port,
+            "stdin_port": connection.stdin_port,
+            "control_port": connection.control_port,
+            "hb_port": connection.hb_port,
+        }
+
+    def _comm_info(self, request: Request) -> dict[str, Any]:
+        msgspec.json.decode(request.message.raw_content, type=_CommInfoContent)
+        return {"status": "ok", "comms": {}}
+
+    def _interrupt(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+        self._executions.interrupt()
+        return {"status": "ok"}
+
+    def _shutdown(self, request: Request) -> dict[str, Any]:
+        content = msgspec.json.decode(request.message.raw_content, type=_ShutdownContent)
+        self._is_restart = content.restart
+        reply = {"status": "ok", "restart": content.restart}
+        self._iopub.publish("shutdown_reply", encode_json(reply), parent=request.parent)
+        # After this request's reply and idle.
+        self._loop.call_soon(self.stop)
+        return reply
+
+    async def _is_complete(self, request: Request) -> dict[str, Any]:
+        content = msgspec.json.decode(request.message.raw_content, type=_CodeContent)
+        try:
+            answer = await asyncio.wait_for(self._pool.is_complete(content.code), _IS_COMPLETE_DEADLINE_S)
+        except TimeoutError:
+            answer = None
+        if answer is None:
+            return {"status": "unknown"}
+        if answer.status == "incomplete":
+            return {"status": "incomplete", "indent": answer.indent}
+        return {"status": answer.status}
+
+    async def _answer_history(self, request: Request) -> dict[str, Any]:
+        arguments = msgspec.json.decode(request.message.raw_content, type=dict[str, Any])
+        return {"status": "ok", "history": await self._history.query(arguments)}
+
+    async def _answer_worker(self, session: Session, ask: int, arguments: dict[str, Any]) -> None:
+        session.say(HistoryAnswer(ask=ask, rows=list(await self._history.query(arguments))))
+
+    # --- what it is made of ------------------------------------------------------------------------------------------
+
+    def _worker_options(self) -> WorkerOptions:
+        settings = self._settings
+        # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
+        prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")  # noqa: PTH118 - text in file names
+        return WorkerOptions(
+            cell_prefix=prefix,
+            executor_factory=settings.executor_factory,
+            compile_cache_size=settings.compile_cache_size,
+            stream_interval_ms=settings.stream_interval_ms,
+            max_output_bytes=settings.max_output_bytes,
+            session_name=os.environ.get("JPY_SESSION_NAME", ""),
+            kernel_argv=sys.argv,
+            connection_file=self._connection_file,
+            history_session=0,
+            first_count=1,
+        )
+
+    def _history_file(self) -> str:
+        if self._settings.history_file:
+            return os.path.expanduser(self._settings.history_file)  # noqa: PTH111 - text
+        profile = "default"
+        for argument in self._launch.ipython_args:
+            if argument.startswith("--profile="):
+                profile = argument.partition("=")[2]
+        return default_file(dict(os.environ), profile)
+
+    def _watch_parent(self) -> None:
+        """End with the process that started the kernel (`JPY_PARENT_PID`): nobody else would end it."""
+        try:
+            parent = int(os.environ.get("JPY_PARENT_PID", "0"))
+        except ValueError:
+            return
+        if parent <= 1:
+            return
+        try:
+            pidfd = os.pidfd_open(parent)
+        except ProcessLookupError:
+            self.stop()
+            return
+        except OSError as exc:
+            _log.warning("process %d of JPY_PARENT_PID cannot be watched: %s", parent, exc)
+            return
+        self._loop.add_reader(pidfd, self._on_parent_end, pidfd)
+
+    def _on_parent_end(self, pidfd: int) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self.stop()
+
+
+_HELP_LINKS = [
+    {"text": "Python Reference", "url": f"https://docs.python.org/{sys.version_info[0]}.{sys.version_info[1]}"},
+    {"text": "IPython Reference", "url": "https://ipython.org/documentation.html"},
+    {"text": "NumPy Reference", "url": "https://docs.scipy.org/doc/numpy/reference/"},
+    {"text": "SciPy Reference", "url": "https://docs.scipy.org/doc/scipy/reference/"},
+    {"text": "Matplotlib Reference", "url": "https://matplotlib.org/contents.html/"},
+    {"text": "pandas Reference", "url": "https://pandas.pydata.org/pandas-docs/stable/"},
+]

@@ -1,0 +1,109 @@
+"""The kernel's start: arguments, connection file, zygote, and only then what takes long to import.
+
+The zygote is started before the front imports ZMQ and asyncio, so that both processes import at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from capsule_kernel import ids
+from capsule_kernel.errors import CapsuleError
+from capsule_kernel.front.connection import (
+    find_connection_file,
+    new_connection,
+    read_connection,
+    write_connection,
+)
+from capsule_kernel.sessions.process import SpawnedZygote, spawn_zygote
+from capsule_kernel.settings import Launch, load_launch
+from capsule_kernel.wire.worker_messages import ZygoteOptions
+
+if TYPE_CHECKING:
+    from capsule_kernel.front.kernel import Kernel
+
+_FAILURE = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a kernel until it ends; return the exit status. `argv` is without the program's name."""
+    if sys.platform != "linux":
+        sys.stderr.write(f"capsule: this platform is {sys.platform!r}; the kernel needs Linux (fork, pidfd) for now\n")
+        return _FAILURE
+    try:
+        launch = load_launch(argv, os.environ)
+        zygote_options = ZygoteOptions(
+            preload=list(launch.settings.preload), ipython_args=list(launch.ipython_args), environment={}
+        )
+        spawned = spawn_zygote(zygote_options)
+        try:
+            return _run(launch, zygote_options, spawned)
+        finally:
+            _end_zygote(spawned)
+    except CapsuleError as exc:
+        sys.stderr.write(f"capsule: {exc}\n")
+        return _FAILURE
+
+
+def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) -> int:
+    session = ids.new_session()
+    if launch.connection_file:
+        path = find_connection_file(launch.connection_file)
+        connection = read_connection(path)
+        is_ours = False
+    else:
+        path, connection = new_connection(launch, session)
+        is_ours = True
+
+    import asyncio  # noqa: PLC0415 - after the zygote was started
+    import logging  # noqa: PLC0415 - as above
+
+    from capsule_kernel.clock import Clock  # noqa: PLC0415 - as above
+    from capsule_kernel.front.kernel import Kernel  # noqa: PLC0415 - as above
+    from capsule_kernel.wire.jupyter import Wire  # noqa: PLC0415 - as above
+
+    logging.basicConfig(level=launch.settings.log_level, format="[Capsule] %(levelname)s %(message)s")
+    loop = asyncio.new_event_loop()
+    wire = Wire(
+        key=connection.key.encode(),
+        signature_scheme=connection.signature_scheme,
+        session=session,
+        username=ids.username(),
+    )
+    kernel = Kernel(
+        launch=launch,
+        connection=connection,
+        connection_file=path,
+        wire=wire,
+        clock=Clock(),
+        zygote_options=zygote_options,
+        loop=loop,
+    )
+    bound = kernel.bind()
+    if is_ours or bound != connection:
+        write_connection(path, bound)
+    if is_ours:
+        sys.stdout.write(f"To connect another client to this kernel, use:\n    --existing {os.path.basename(path)}\n")  # noqa: PTH119 - as above
+        sys.stdout.flush()
+    try:
+        return loop.run_until_complete(_serve(kernel, spawned))
+    finally:
+        if is_ours:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # noqa: PTH108 - as above
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+async def _serve(kernel: Kernel, spawned: SpawnedZygote) -> int:
+    kernel.start(spawned)
+    return await kernel.run()
+
+
+def _end_zygote(spawned: SpawnedZygote) -> None:
+    """End a zygote that no pool took over."""
+    spawned.control.close()

@@ -1,0 +1,174 @@
+"""The five channels on ZMQ: the only module that imports it.
+
+The sockets' descriptor is edge-triggered: after anything was sent or received, what else has come in shows in EVENTS
+only, so that is asked again each time. One missed edge would leave a kernel pending for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import zmq
+
+from capsule_kernel.errors import BindError
+from capsule_kernel.front.connection import Connection
+
+_MESSAGES_AT_ONCE = 64
+_LINGER_MS = 1000
+_ZERO_COPY_BYTES = 1 << 16
+
+Frames = list[bytes]
+
+
+class Channel:
+    """One ZMQ socket on the loop."""
+
+    def __init__(self, sock: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._sock = sock
+        self._loop = loop
+        self._on_frames: Callable[[Frames], None] | None = None
+        self._is_check_due = False
+
+    def start(self, on_frames: Callable[[Frames], None]) -> None:
+        """Hand each multipart message to `on_frames` from now on."""
+        self._on_frames = on_frames
+        self._loop.add_reader(self._sock.getsockopt(zmq.FD), self._on_edge)
+        self._check_soon()
+
+    def send(self, frames: Frames) -> None:
+        """Send one multipart message; a peer that has gone is no error."""
+        copy = True
+        for frame in frames:
+            if len(frame) > _ZERO_COPY_BYTES:
+                copy = False
+                break
+        try:
+            self._sock.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+        except zmq.ZMQError:
+            # EAGAIN or EHOSTUNREACH: whoever asked has disconnected.
+            return
+        finally:
+            if not self._is_check_due:
+                self._check_soon()
+
+    def receive_all(self) -> list[Frames]:
+        """Take what has come in and not been handed over."""
+        taken: list[Frames] = []
+        while self._sock.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            try:
+                taken.append(self._sock.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+        return taken
+
+    def close(self) -> None:
+        """Close the socket; what was sent still goes out for up to a second."""
+        if self._on_frames is not None:
+            self._loop.remove_reader(self._sock.getsockopt(zmq.FD))
+            self._on_frames = None
+        self._sock.close(_LINGER_MS)
+
+    def _check_soon(self) -> None:
+        self._is_check_due = True
+        self._loop.call_soon(self._check)
+
+    def _check(self) -> None:
+        self._is_check_due = False
+        self._on_edge()
+
+    def _on_edge(self) -> None:
+        sock, on_frames = self._sock, self._on_frames
+        if sock.closed or on_frames is None:
+            return
+        for _ in range(_MESSAGES_AT_ONCE):
+            if not sock.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+                return
+            try:
+                frames = sock.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            on_frames(frames)
+            if self._on_frames is None:
+                return
+        # More may be there; let the loop do other things between.
+        if not self._is_check_due:
+            self._check_soon()
+
+
+class Sockets:
+    """The channels of one kernel, bound."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = zmq.Context()
+        # The heartbeat has a context of its own: it answers whatever the loop and the GIL do.
+        self._heartbeat_context = zmq.Context()
+        self._heartbeat = self._heartbeat_context.socket(zmq.ROUTER)
+        self._loop = loop
+        self._bound: list[zmq.Socket[bytes]] = []
+        self.shell = self._router()
+        self.control = self._router()
+        self.stdin = self._router()
+        self.iopub = self._channel(zmq.XPUB)
+        # JEP 65: every subscriber is greeted, not only the first of a topic.
+        self.iopub._sock.setsockopt(zmq.XPUB_VERBOSE, 1)  # noqa: SLF001 - same module
+        # The default high-water mark would drop output.
+        self.iopub._sock.setsockopt(zmq.SNDHWM, 0)  # noqa: SLF001 - same module
+
+    def bind(self, connection: Connection) -> Connection:
+        """Bind all channels; return `connection` with the ports that were taken.
+
+        Raises:
+            BindError: an address cannot be bound.
+        """
+        sockets = {
+            "control": self.control._sock,  # noqa: SLF001 - same module
+            "shell": self.shell._sock,  # noqa: SLF001 - same module
+            "iopub": self.iopub._sock,  # noqa: SLF001 - same module
+            "stdin": self.stdin._sock,  # noqa: SLF001 - same module
+            "hb": self._heartbeat,
+        }
+        ports: dict[str, int] = {}
+        for name, sock in sockets.items():
+            address = connection.address(name)
+            try:
+                sock.bind(address)
+            except zmq.ZMQError as exc:
+                raise BindError(name, address, exc.strerror or str(exc)) from exc
+            if connection.transport == "tcp":
+                endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
+                assert isinstance(endpoint, bytes)
+                ports[f"{name}_port"] = int(endpoint.rsplit(b":", 1)[1])
+        threading.Thread(target=self._beat, name="capsule-heartbeat", daemon=True).start()
+        if not ports:
+            return connection
+        fields = {field: getattr(connection, field) for field in connection.__struct_fields__}
+        return Connection(**{**fields, **ports})
+
+    def close(self) -> None:
+        """Close the channels and wait until what was sent has left, a second at the most."""
+        for channel in (self.shell, self.control, self.stdin, self.iopub):
+            channel.close()
+        self._context.term()
+
+    def _router(self) -> Channel:
+        channel = self._channel(zmq.ROUTER)
+        sock = channel._sock  # noqa: SLF001 - same module
+        # A client that reconnects with its identity takes over.
+        sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        sock.setsockopt(zmq.SNDHWM, 0)
+        sock.setsockopt(zmq.RCVHWM, 0)
+        return channel
+
+    def _channel(self, kind: int) -> Channel:
+        sock = self._context.socket(kind)
+        sock.setsockopt(zmq.LINGER, _LINGER_MS)
+        return Channel(sock, self._loop)
+
+    def _beat(self) -> None:
+        try:
+            zmq.proxy(self._heartbeat, self._heartbeat)
+        except zmq.ZMQError:
+            # The process ends.
+            return

@@ -1,0 +1,56 @@
+"""What the kernel uses: the sum over all its processes, as jupyter-resource-usage asks for it (`usage_request`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psutil
+
+
+class Usage:
+    """Measures; CPU percentages are since the last call."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, psutil.Process] = {}
+
+    def measure(self) -> dict[str, Any]:
+        """Return the content of a `usage_reply`: CPU in percent of one core, memory in bytes (PSS where it can be read)."""
+        import psutil  # noqa: PLC0415 - not on the start path
+
+        ours = psutil.Process(os.getpid())
+        found = {process.pid: process for process in [ours, *ours.children(recursive=True)]}
+        self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
+        cpu = 0.0
+        memory = 0
+        for process in self._processes.values():
+            try:
+                cpu += process.cpu_percent()
+                memory += _memory_of(process)
+            except psutil.Error:
+                # It has ended meanwhile.
+                continue
+        virtual = psutil.virtual_memory()
+        content: dict[str, Any] = {
+            "hostname": socket.gethostname(),
+            "pid": os.getpid(),
+            "kernel_cpu": cpu,
+            "kernel_memory": memory,
+            "cpu_count": psutil.cpu_count(),
+            "host_virtual_memory": dict(virtual._asdict()),
+        }
+        percent = psutil.cpu_percent(interval=None)
+        if percent:
+            # It is 0 at the first call, which says nothing (psutil).
+            content["host_cpu_percent"] = percent
+        return content
+
+
+def _memory_of(process: psutil.Process) -> int:
+    """Return the proportional set size: workers share most pages with the zygote, which would count several times."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (AttributeError, PermissionError):
+        return int(process.memory_info().rss)

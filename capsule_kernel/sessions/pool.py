@@ -1,0 +1,258 @@
+"""The pool: one session in use, warm spares beside it, and the zygote that all come from.
+
+It owns every session. What to do is decided by `plan`; this file carries it out and tells the front about the session
+in use only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from capsule_kernel.errors import WorkerStartError
+from capsule_kernel.sessions.lifecycle import Phase
+from capsule_kernel.sessions.plan import Census, Plan, plan
+from capsule_kernel.sessions.process import SpawnedZygote, signal_group, spawn_zygote
+from capsule_kernel.sessions.session import Death, Interceptor, Session
+from capsule_kernel.sessions.zygote import Zygote
+from capsule_kernel.wire.worker_messages import Completeness, FromWorker, WorkerOptions, ZygoteOptions, ZygoteReady
+
+
+class PoolOwner(Protocol):
+    """Who uses the session in use."""
+
+    def on_worker_ready(self, session: Session) -> None:
+        """Note that `session` is in use and waits for a cell."""
+
+    def on_worker_message(self, session: Session, message: FromWorker) -> None:
+        """Take what the worker in use says."""
+
+    def on_worker_text(self, session: Session, name: str, text: str) -> None:
+        """Take what user code wrote to descriptor 1 or 2."""
+
+    def on_worker_death(self, session: Session, death: Death) -> None:
+        """Note that the worker in use has ended; another is on its way."""
+
+    def on_no_worker(self, reason: str) -> None:
+        """Note that no worker can be started."""
+
+
+class Pool:
+    """Sessions of one kernel."""
+
+    def __init__(
+        self,
+        *,
+        owner: PoolOwner,
+        zygote_options: ZygoteOptions,
+        worker_options: Callable[[], WorkerOptions],
+        spares: int,
+        start_timeout_ms: int,
+        loop: asyncio.AbstractEventLoop,
+        interceptors: list[Interceptor] | None = None,
+    ) -> None:
+        self._owner = owner
+        self._zygote_options = zygote_options
+        self._worker_options = worker_options
+        self._spares_setting = spares
+        self._start_timeout_s = start_timeout_ms / 1000
+        self._loop = loop
+        self._interceptors = interceptors if interceptors is not None else []
+        self._zygote: Zygote | None = None
+        self._current: Session | None = None
+        self._spares: list[Session] = []
+        self._doomed: set[Session] = set()
+        self._count = 0
+        self._failed_starts = 0
+        self._last_failure = ""
+        self._wants_spares = False
+        self._is_closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
+        phase = self._current.phase.value if self._current else "none"
+        return f"<Pool current {phase}, {ready} idle, {len(self._spares) - ready} starting>"
+
+    @property
+    def current(self) -> Session | None:
+        """The session in use, if there is one."""
+        return self._current
+
+    @property
+    def pids(self) -> list[int]:
+        """Pids of the zygote and of all workers."""
+        sessions = [self._current, *self._spares, *self._doomed]
+        zygote = [self._zygote.pid] if self._zygote is not None else []
+        return [*zygote, *(session.pid for session in sessions if session is not None and session.pid)]
+
+    @property
+    def zygote_ready(self) -> asyncio.Future[ZygoteReady] | None:
+        """Done when the zygote has imported everything."""
+        return self._zygote.ready if self._zygote is not None else None
+
+    def start(self, spawned: SpawnedZygote) -> None:
+        """Begin with a zygote that has been started already, and have the first worker forked."""
+        self._adopt(spawned)
+        self._carry_out()
+
+    def want_spares(self) -> None:
+        """From now on keep the spares that the settings ask for: something has run."""
+        if not self._wants_spares:
+            self._wants_spares = True
+            self._carry_out()
+
+    def replace(self, cause: str) -> None:
+        """End the session in use, whatever it does; `on_worker_death` follows, and another takes its place."""
+        if self._current is not None:
+            self._current.kill(cause)
+
+    def try_again(self) -> None:
+        """Forget earlier failures to start a worker."""
+        if self._failed_starts and self._current is None:
+            self._failed_starts = 0
+            self._carry_out()
+
+    async def is_complete(self, code: str) -> Completeness | None:
+        """Ask the zygote whether `code` is a whole input; None when it cannot say."""
+        if self._zygote is None:
+            return None
+        try:
+            return await self._zygote.is_complete(code)
+        except asyncio.CancelledError:
+            if self._zygote.gone.done():
+                return None
+            raise
+
+    async def close(self, *, restart: bool, grace_ms: int) -> None:
+        """End everything: the worker in use runs its exit handlers within `grace_ms`, then all are killed."""
+        self._is_closing = True
+        session = self._current
+        if session is not None and session.phase is not Phase.DEAD:
+            if session.phase in (Phase.IDLE, Phase.BUSY):
+                session.stop(restart=restart)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(session.ended), grace_ms / 1000)
+            session.kill("the kernel shut down")
+        for spare in self._spares:
+            spare.kill("the kernel shut down")
+        groups = [s.pid for s in (session, *self._spares, *self._doomed) if s is not None and s.pid]
+        for pid in groups:
+            signal_group(pid, signal.SIGKILL)
+        for task in self._tasks:
+            task.cancel()
+        if self._zygote is not None:
+            self._zygote.close()
+            signal_group(self._zygote.pid, signal.SIGKILL)
+            self._zygote.reap()
+
+    # --- what sessions say -------------------------------------------------------------------------------------------
+
+    def on_message(self, session: Session, message: FromWorker) -> None:
+        """See `SessionOwner`."""
+        if session is self._current:
+            self._owner.on_worker_message(session, message)
+
+    def on_descriptor_text(self, session: Session, name: str, text: str) -> None:
+        """See `SessionOwner`. What a spare's start-up files print has no reader yet."""
+        if session is self._current:
+            self._owner.on_worker_text(session, name, text)
+
+    def on_ready(self, session: Session) -> None:
+        """See `SessionOwner`."""
+        self._failed_starts = 0
+        if session is self._current:
+            self._owner.on_worker_ready(session)
+        self._carry_out()
+
+    def on_death(self, session: Session, death: Death) -> None:
+        """See `SessionOwner`."""
+        if not session.was_started:
+            self._failed_starts += 1
+            self._last_failure = f"worker {session.number}: {death.cause}" + (
+                f"\n{death.fault_trace}" if death.fault_trace else ""
+            )
+        if session is self._current:
+            self._current = None
+            self._owner.on_worker_death(session, death)
+        elif session in self._spares:
+            self._spares.remove(session)
+        self._doomed.discard(session)
+        self._carry_out()
+
+    # --- what is decided ---------------------------------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        if self._is_closing:
+            return
+        decided = self._plan()
+        if decided.give_up:
+            self._owner.on_no_worker(self._last_failure)
+            return
+        if decided.promote:
+            self._promote()
+        if decided.fork_current:
+            self._current = self._fork()
+        for _ in range(decided.fork_spares):
+            self._spares.append(self._fork())
+
+    def _plan(self) -> Plan:
+        ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
+        return plan(
+            Census(
+                has_current=self._current is not None,
+                spares_ready=ready,
+                spares_starting=len(self._spares) - ready,
+                spares_wanted=self._spares_setting if self._wants_spares else 0,
+                failed_starts=self._failed_starts,
+            )
+        )
+
+    def _promote(self) -> None:
+        spare = next(spare for spare in self._spares if spare.phase is Phase.IDLE)
+        self._spares.remove(spare)
+        self._current = spare
+        self._owner.on_worker_ready(spare)
+
+    def _fork(self) -> Session:
+        self._count += 1
+        session = Session(self._count, owner=self, interceptors=self._interceptors, loop=self._loop)
+        self._run(self._start(session))
+        return session
+
+    async def _start(self, session: Session) -> None:
+        if self._zygote is None or self._zygote.gone.done():
+            self._adopt(spawn_zygote(self._zygote_options))
+        assert self._zygote is not None
+        try:
+            async with asyncio.timeout(self._start_timeout_s):
+                await session.start(self._zygote, self._worker_options())
+        except (WorkerStartError, TimeoutError) as exc:
+            self._failed_starts += 1
+            self._last_failure = str(exc) or f"no answer within {self._start_timeout_s:g} s"
+            if session is self._current:
+                self._current = None
+            elif session in self._spares:
+                self._spares.remove(session)
+            self._carry_out()
+            return
+        self._loop.call_later(self._start_timeout_s, self._end_if_starting, session)
+
+    def _end_if_starting(self, session: Session) -> None:
+        if session.phase is Phase.STARTING:
+            session.kill(f"it did not start within {self._start_timeout_s:g} s")
+
+    def _adopt(self, spawned: SpawnedZygote) -> None:
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote.reap()
+        self._zygote = Zygote(spawned, loop=self._loop)
+        self._zygote.start()
+
+    def _run(self, work: Coroutine[object, object, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

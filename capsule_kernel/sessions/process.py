@@ -1,0 +1,85 @@
+"""Processes and signals: all that assumes Linux on the front's side.
+
+It knows pids, descriptors and groups, and nothing of what the processes do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from typing import NamedTuple
+
+import msgspec
+
+from capsule_kernel.wire.worker_messages import ZygoteOptions
+
+_ZYGOTE_CODE = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; "
+    "from capsule_kernel.worker.zygote import main; main(int(sys.argv[1]), sys.argv[2])"
+)
+
+
+class SpawnedZygote(NamedTuple):
+    """A zygote that has just been started, importing."""
+
+    pid: int
+    control: socket.socket
+
+
+def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
+    """Start the zygote and return at once: its imports overlap with the caller's own.
+
+    It is executed, not forked, and inherits one socket. `-c` rather than `-m`, with the empty entry of `sys.path` taken
+    out: a notebook's folder may hold a `queue.py`.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)  # noqa: FBT003 - the standard library's signature
+    arguments = [sys.executable, "-c", _ZYGOTE_CODE, str(theirs.fileno()), msgspec.json.encode(options).decode()]
+    null = os.open(os.devnull, os.O_RDONLY)
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            arguments,
+            {**os.environ, **options.environment},
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)],
+            setpgroup=0,
+            setsigdef=[signal.SIGPIPE],
+        )
+    finally:
+        os.close(null)
+        theirs.close()
+    return SpawnedZygote(pid, ours)
+
+
+def signal_process(pidfd: int, number: int) -> None:
+    """Send a signal to the process behind `pidfd`; one that has ended is no error."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return
+
+
+def signal_group(pgid: int, number: int) -> bool:
+    """Send a signal to a process group; return whether anybody was there."""
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def describe_status(status: int | None) -> str:
+    """Return the wait status of `waitpid` in words."""
+    if status is None:
+        return "it ended, and its exit status could not be read"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        text = signal.strsignal(number) or ""
+        return f"it was ended by {name} ({text})" if text else f"it was ended by {name}"
+    return f"it ended by itself with exit status {os.WEXITSTATUS(status)}"

@@ -1,0 +1,372 @@
+"""A session: one worker process, its links, its captured descriptors, and its end.
+
+It moves messages and notices death; what messages mean is the front's business. A death is seen by pidfd, since a child
+that inherited the link keeps that open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from capsule_kernel.errors import ProtocolError, WorkerStartError
+from capsule_kernel.sessions.lifecycle import Event, Phase, advance
+from capsule_kernel.sessions.link import Link
+from capsule_kernel.sessions.process import describe_status, signal_group, signal_process
+from capsule_kernel.sessions.zygote import Zygote
+from capsule_kernel.wire.worker_messages import (
+    INTERRUPT_SIGNAL,
+    Done,
+    Execute,
+    FromWorker,
+    Interrupt,
+    Ready,
+    Shutdown,
+    ToReader,
+    WorkerOptions,
+    decode_from_worker,
+    encode,
+)
+
+_PIPE_READ_BYTES = 1 << 16
+_PIPE_READS_AT_ONCE = 64
+_STATUS_DEADLINE_S = 0.5
+_FAULT_BYTES = 1 << 16
+_LINK_BUFFER_BYTES = 1 << 20
+
+
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker ended.
+
+    Attributes:
+        status: wait status, None when nobody could read it.
+        cause: the same in words, or what Capsule did to it and why.
+        fault_trace: what faulthandler wrote on a fatal signal, else empty.
+    """
+
+    status: int | None
+    cause: str
+    fault_trace: str
+
+
+class SessionOwner(Protocol):
+    """Who is told what happens to a session."""
+
+    def on_message(self, session: Session, message: FromWorker) -> None:
+        """Take a message of the worker other than `Ready`."""
+
+    def on_descriptor_text(self, session: Session, name: str, text: str) -> None:
+        """Take text that user code wrote to descriptor 1 (`stdout`) or 2 (`stderr`)."""
+
+    def on_ready(self, session: Session) -> None:
+        """Note that the worker serves."""
+
+    def on_death(self, session: Session, death: Death) -> None:
+        """Note that the worker is gone; nothing follows."""
+
+
+Interceptor = Callable[[str, object], None]
+"""Observes a link: gets `"in"` or `"out"` and the message. It can neither delay nor break the link."""
+
+
+class Session:
+    """One worker, from the request to fork it to the report of its end."""
+
+    def __init__(
+        self,
+        number: int,
+        *,
+        owner: SessionOwner,
+        interceptors: list[Interceptor],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.number = number
+        self.phase = Phase.FORKING
+        self.pid = 0
+        self.was_started = False
+        self._owner = owner
+        self._interceptors = interceptors
+        self._loop = loop
+        self._pidfd = -1
+        self._main: Link | None = None
+        self._side: Link | None = None
+        self._pipes: dict[str, _Capture] = {}
+        self._fault_fd = -1
+        self._status: asyncio.Future[int] = loop.create_future()
+        self._stop_cause = ""
+        self._interrupts = 0
+        self._interrupts_serial = 0
+        self._end: asyncio.Task[None] | None = None
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def __repr__(self) -> str:
+        return f"<Session {self.number} {self.phase.value} pid={self.pid}>"
+
+    async def start(self, zygote: Zygote, options: WorkerOptions) -> None:
+        """Have the worker forked and listen to it; `on_ready` follows when it serves.
+
+        Raises:
+            WorkerStartError: the fork failed, or the process was gone at once.
+        """
+        main, worker_main = socket.socketpair()
+        side, worker_side = socket.socketpair()
+        worker_main.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BUFFER_BYTES)
+        out, worker_out = os.pipe()
+        err, worker_err = os.pipe()
+        self._fault_fd = os.memfd_create("capsule-fault")
+        self._main = self._link(main)
+        self._side = self._link(side)
+        self._pipes = {
+            "stdout": _Capture("stdout", out, session=self, loop=self._loop),
+            "stderr": _Capture("stderr", err, session=self, loop=self._loop),
+        }
+        try:
+            forked = zygote.fork(
+                self.number,
+                msgspec.msgpack.encode(options),
+                [worker_main.fileno(), worker_side.fileno(), worker_out, worker_err, self._fault_fd],
+            )
+        finally:
+            worker_main.close()
+            worker_side.close()
+            os.close(worker_out)
+            os.close(worker_err)
+        try:
+            self.pid = await forked
+            self._pidfd = os.pidfd_open(self.pid)
+        except (WorkerStartError, OSError) as exc:
+            self._close()
+            self.phase = advance(self.phase, Event.EXIT)
+            raise WorkerStartError(str(exc)) from exc
+        zygote.watch_exit(self.pid, self._on_exit_status)
+        was_stopped = self.phase is Phase.STOPPING
+        self.phase = advance(self.phase, Event.FORKED)
+        self._main.start()
+        self._side.start()
+        for pipe in self._pipes.values():
+            pipe.start()
+        self._loop.add_reader(self._pidfd, self._on_pidfd)
+        if was_stopped:
+            signal_process(self._pidfd, signal.SIGKILL)
+
+    def execute(self, message: Execute) -> None:
+        """Have a cell run; the worker must be idle."""
+        self.phase = advance(self.phase, Event.EXECUTE)
+        assert self._main is not None
+        self._observe("out", message)
+        self._main.send(encode(message))
+
+    def say(self, message: ToReader) -> None:
+        """Tell the worker's reader thread something, whatever the main thread does."""
+        if self._side is not None:
+            self._observe("out", message)
+            self._side.send(encode(message))
+
+    def interrupt(self, serial: int) -> None:
+        """Interrupt execution `serial`: the worker, and the children in its process group."""
+        if self._pidfd < 0:
+            return
+        if serial != self._interrupts_serial:
+            self._interrupts, self._interrupts_serial = 0, serial
+        self._interrupts += 1
+        self.say(Interrupt(serial=serial, number=self._interrupts))
+        signal_process(self._pidfd, INTERRUPT_SIGNAL)
+        signal_group(self.pid, signal.SIGINT)
+
+    def stop(self, *, restart: bool) -> None:
+        """Ask the worker to run its exit handlers and leave."""
+        if self.phase in (Phase.STOPPING, Phase.DEAD):
+            return
+        self.phase = advance(self.phase, Event.STOP)
+        if self._main is not None:
+            self._main.send(encode(Shutdown(restart=restart)))
+
+    def kill(self, cause: str) -> None:
+        """End the worker at once; `cause` is what its death will be put down to."""
+        if self.phase is Phase.DEAD:
+            return
+        self.phase = advance(self.phase, Event.STOP)
+        self._stop_cause = self._stop_cause or cause
+        if self._pidfd >= 0:
+            signal_process(self._pidfd, signal.SIGKILL)
+
+    def kill_group(self) -> None:
+        """End what user code has left running in the worker's process group."""
+        if self.pid and signal_group(self.pid, signal.SIGTERM):
+            pid = self.pid
+            self._loop.call_later(0.1, signal_group, pid, signal.SIGKILL)
+
+    def drain_descriptors(self) -> None:
+        """Take what descriptors 1 and 2 hold now: it was written before the message that is being handled."""
+        for pipe in self._pipes.values():
+            pipe.drain()
+
+    def pause(self) -> None:
+        """Stop reading outputs, until `resume`."""
+        if self._main is not None:
+            self._main.pause()
+
+    def resume(self) -> None:
+        """Read outputs again."""
+        if self._main is not None and self.phase is not Phase.DEAD:
+            self._main.resume()
+
+    def deliver_text(self, name: str, text: str) -> None:
+        """Hand captured text to the owner."""
+        self._owner.on_descriptor_text(self, name, text)
+
+    def _link(self, sock: socket.socket) -> Link:
+        return Link(sock, loop=self._loop, on_payload=self._on_payload, on_broken=self._on_broken)
+
+    def _on_payload(self, payload: bytes) -> None:
+        try:
+            message = decode_from_worker(payload)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise ProtocolError(f"what is no message came from the worker: {exc}") from exc
+        if self._interceptors:
+            self._observe("in", message)
+        match message:
+            case Ready():
+                self.phase = advance(self.phase, Event.READY)
+                self.was_started = True
+                if self.phase is Phase.IDLE:
+                    self._owner.on_ready(self)
+                return
+            case Done():
+                self.phase = advance(self.phase, Event.DONE)
+            case _:
+                pass
+        self._owner.on_message(self, message)
+
+    def _observe(self, direction: str, message: object) -> None:
+        for interceptor in self._interceptors:
+            self._loop.call_soon(interceptor, direction, message)
+
+    def _on_broken(self, error: ProtocolError) -> None:
+        self.kill(f"user code or a child process broke its link ({error}), so it was ended")
+
+    def _on_pidfd(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        self._end = self._loop.create_task(self._finish())
+
+    def _on_exit_status(self, status: int) -> None:
+        if not self._status.done():
+            self._status.set_result(status)
+
+    async def _finish(self) -> None:
+        status: int | None
+        try:
+            status = await asyncio.wait_for(asyncio.shield(self._status), _STATUS_DEADLINE_S)
+        except TimeoutError:
+            status = None
+        for link in (self._main, self._side):
+            if link is not None:
+                link.resume()
+                link.drain()
+        for pipe in self._pipes.values():
+            pipe.drain()
+            pipe.flush()
+        fault = os.pread(self._fault_fd, _FAULT_BYTES, 0).decode(errors="replace")
+        self._close()
+        self.phase = advance(self.phase, Event.EXIT)
+        cause = self._stop_cause or describe_status(status)
+        self._owner.on_death(self, Death(status=status, cause=cause, fault_trace=fault))
+        self.kill_group()
+        self.ended.set_result(None)
+
+    def _close(self) -> None:
+        for link in (self._main, self._side):
+            if link is not None:
+                link.close()
+        for pipe in self._pipes.values():
+            pipe.close()
+        for descriptor in (self._pidfd, self._fault_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pidfd = self._fault_fd = -1
+
+
+class _Capture:
+    """The front's end of descriptor 1 or 2 of a worker: decoded across reads, published at intervals."""
+
+    INTERVAL_S = 0.05
+
+    def __init__(self, name: str, descriptor: int, *, session: Session, loop: asyncio.AbstractEventLoop) -> None:
+        os.set_blocking(descriptor, False)  # noqa: FBT003 - the standard library's signature
+        self._name = name
+        self._descriptor = descriptor
+        self._session = session
+        self._loop = loop
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = 0.0
+
+    def start(self) -> None:
+        self._loop.add_reader(self._descriptor, self._on_readable)
+
+    def drain(self) -> None:
+        """Read until the pipe is empty (bounded: a child may write for ever), and publish."""
+        for _ in range(_PIPE_READS_AT_ONCE):
+            if not self._read():
+                break
+        self._publish()
+
+    def flush(self) -> None:
+        """Publish the rest, an unfinished character as U+FFFD."""
+        text = self._decoder.decode(b"", final=True)
+        if text:
+            self._held.append(text)
+        self._publish()
+
+    def close(self) -> None:
+        if self._descriptor < 0:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def _read(self) -> bool:
+        if self._descriptor < 0:
+            return False
+        try:
+            data = os.read(self._descriptor, _PIPE_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if not data:
+            # Everybody who could write has closed it.
+            self._loop.remove_reader(self._descriptor)
+            return False
+        text = self._decoder.decode(data)
+        if text:
+            self._held.append(text)
+        return True
+
+    def _on_readable(self) -> None:
+        self._read()
+        if self._timer is None and self._held:
+            wait_s = self._last + self.INTERVAL_S - self._loop.time()
+            if wait_s <= 0:
+                self._publish()
+            else:
+                self._timer = self._loop.call_later(wait_s, self._publish)
+
+    def _publish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._held:
+            return
+        text = "".join(self._held)
+        self._held.clear()
+        self._last = self._loop.time()
+        self._session.deliver_text(self._name, text)

@@ -1,0 +1,280 @@
+"""The link's messages: what the front and a worker, and the front and the zygote, may say to each other.
+
+Each direction is one closed union; a reader is one `match` over it. Contents that only pass through the front on their
+way to a front end are JSON already (`bytes`), so that the front signs them without looking inside. `serial` is the
+number that the front gave a request; a worker quotes it as the parent of everything that the request causes.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import msgspec
+
+INTERRUPT_SIGNAL = signal.SIGRTMIN + 5
+"""How the front interrupts a worker. A signal of its own, so that the worker can tell the front's interrupts from the
+SIGINT that front ends may send to every process themselves."""
+
+PROTOCOL_VERSION = 1
+"""Version of the link's protocol, exchanged in `Ready`."""
+
+NO_PARENT = 0
+"""Serial of output that no request caused."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    pass
+
+
+# --- front to worker, main link: read by the worker's main thread ---------------------------------------------------
+
+
+class Execute(_Message, frozen=True, kw_only=True, tag=1):
+    """Run a cell (Jupyter messaging, "Execute")."""
+
+    serial: int
+    code: str
+    silent: bool
+    store_history: bool
+    allow_stdin: bool
+    execution_count: int
+    user_expressions: dict[str, Any]
+    parent: bytes
+    """The request as JSON: `{"header": …, "metadata": …, "content": {}}`, for `get_ipython().get_parent()`."""
+    cell_id: str | None = None
+
+
+class Shutdown(_Message, frozen=True, kw_only=True, tag=2):
+    """Run the exit handlers and leave."""
+
+    restart: bool
+
+
+ToWorker = Execute | Shutdown
+
+# --- front to worker, side link: read by the worker's reader thread --------------------------------------------------
+
+
+class Complete(_Message, frozen=True, kw_only=True, tag=1):
+    """Complete code at a position in code points (Jupyter messaging, "Completion")."""
+
+    serial: int
+    code: str
+    cursor_pos: int
+
+
+class Inspect(_Message, frozen=True, kw_only=True, tag=2):
+    """Describe what stands at a position (Jupyter messaging, "Introspection")."""
+
+    serial: int
+    code: str
+    cursor_pos: int
+    detail_level: int
+    omit_sections: list[str]
+
+
+class InputReply(_Message, frozen=True, kw_only=True, tag=3):
+    """What somebody answered to `Ask`; `value` None: this client cannot be asked."""
+
+    ask: int
+    value: str | None
+
+
+class Tick(_Message, frozen=True, kw_only=True, tag=4):
+    """The cell has run for a while: publish what it wrote, and go on doing so at intervals."""
+
+    serial: int
+
+
+class HistoryAnswer(_Message, frozen=True, kw_only=True, tag=5):
+    """Rows that `HistoryQuery` asked for."""
+
+    ask: int
+    rows: list[Any]
+
+
+class Interrupt(_Message, frozen=True, kw_only=True, tag=6):
+    """Interrupt number `number` of execution `serial`: goes with the signal, which may come before the cell begins."""
+
+    serial: int
+    number: int
+
+
+ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt
+
+# --- worker to front, either link -----------------------------------------------------------------------------------
+
+
+class Ready(_Message, frozen=True, kw_only=True, tag=1):
+    """The worker serves."""
+
+    pid: int
+    version: int
+
+
+class Stream(_Message, frozen=True, kw_only=True, tag=2):
+    """Text for `stream` (Jupyter messaging, "Streams")."""
+
+    parent: int
+    name: str
+    text: str
+
+
+class Publish(_Message, frozen=True, kw_only=True, tag=3):
+    """Any other iopub message, its content as JSON."""
+
+    parent: int
+    msg_type: str
+    content: bytes
+    metadata: bytes = b"{}"
+    buffers: list[bytes] = []  # noqa: RUF012 - msgspec copies defaults
+
+
+class Done(_Message, frozen=True, kw_only=True, tag=4):
+    """A cell has ended and everything that it wrote through Python is on the link before this."""
+
+    serial: int
+    status: str
+    content: bytes
+    next_count: int
+    transformed: str
+    output: str | None = None
+    exiting: bool = False
+    keep_kernel: bool = False
+    replace_worker: bool = False
+
+
+class Answer(_Message, frozen=True, kw_only=True, tag=5):
+    """Reply content for `Complete` and `Inspect`, as JSON."""
+
+    serial: int
+    content: bytes
+
+
+class Taken(_Message, frozen=True, kw_only=True, tag=6):
+    """The reader thread got the GIL and has begun with a `Complete` or an `Inspect`."""
+
+    serial: int
+
+
+class Ask(_Message, frozen=True, kw_only=True, tag=7):
+    """User code waits for a line (Jupyter messaging, "Messages on the stdin (ROUTER/DEALER) channel")."""
+
+    parent: int
+    ask: int
+    prompt: str
+    password: bool
+
+
+class InterruptSeen(_Message, frozen=True, kw_only=True, tag=8):
+    """The worker's Python code noticed an interrupt: it is not stuck in C."""
+
+    serial: int
+
+
+class HistoryQuery(_Message, frozen=True, kw_only=True, tag=9):
+    """Rows of the history that the front owns; `arguments` as of `history_request`."""
+
+    ask: int
+    arguments: dict[str, Any]
+
+
+class Unasked(_Message, frozen=True, kw_only=True, tag=10):
+    """User code no longer waits for `ask`."""
+
+    ask: int
+
+
+FromWorker = (
+    Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked
+)
+
+# --- front to zygote and back ---------------------------------------------------------------------------------------
+
+WORKER_DESCRIPTORS = ("main", "side", "stdout", "stderr", "fault")
+"""What accompanies `Fork` by SCM_RIGHTS, in this order."""
+
+
+class Fork(_Message, frozen=True, kw_only=True, tag=1):
+    """Make a worker that uses the descriptors sent along."""
+
+    worker: int
+    options: bytes
+    """`WorkerOptions`, encoded."""
+
+
+class IsComplete(_Message, frozen=True, kw_only=True, tag=2):
+    """Is this code a whole input? (Jupyter messaging, "Code completeness")."""
+
+    serial: int
+    code: str
+
+
+ToZygote = Fork | IsComplete
+
+
+class ZygoteReady(_Message, frozen=True, kw_only=True, tag=1):
+    """IPython and the preloaded modules are imported; `failures` are one line each, for the log."""
+
+    banner: str
+    failures: list[str]
+
+
+class Forked(_Message, frozen=True, kw_only=True, tag=2):
+    """The worker runs as `pid`; 0 when the fork failed, for the reason in `error`."""
+
+    worker: int
+    pid: int
+    error: str = ""
+
+
+class Exited(_Message, frozen=True, kw_only=True, tag=3):
+    """A worker was reaped; `status` as of `waitpid`."""
+
+    pid: int
+    status: int
+
+
+class Completeness(_Message, frozen=True, kw_only=True, tag=4):
+    """Answer to `IsComplete`."""
+
+    serial: int
+    status: str
+    indent: str
+
+
+FromZygote = ZygoteReady | Forked | Exited | Completeness
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker is told at its birth."""
+
+    cell_prefix: str
+    """Folder under which cells are compiled, with its final separator."""
+    executor_factory: str
+    compile_cache_size: int
+    stream_interval_ms: int
+    max_output_bytes: int
+    session_name: str
+    kernel_argv: list[str]
+    connection_file: str
+    history_session: int
+    first_count: int
+    protect: bool = False
+
+
+class ZygoteOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the zygote is told on its command line, as JSON."""
+
+    preload: list[str]
+    ipython_args: list[str]
+    environment: dict[str, str]
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_to_reader = msgspec.msgpack.Decoder(ToReader).decode
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode
+decode_to_zygote = msgspec.msgpack.Decoder(ToZygote).decode
+decode_from_zygote = msgspec.msgpack.Decoder(FromZygote).decode

@@ -1,0 +1,65 @@
+"""IPython's configuration as ipykernel users have it: profiles, `ipython_config.py`, `ipython_kernel_config.py`,
+start-up files, extensions, `exec_lines`, and arguments such as `--InteractiveShell.xmode=Plain`.
+
+The class bears ipykernel's name, since configuration files name it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from IPython.core.application import BaseIPythonApplication, base_aliases, base_flags
+from IPython.core.profiledir import ProfileDir
+from IPython.core.shellapp import InteractiveShellApp, shell_aliases, shell_flags
+from traitlets import Unicode
+from traitlets.config import Config
+
+from capsule_kernel.worker.history import WorkerHistory
+from capsule_kernel.worker.shell import ZMQInteractiveShell
+
+
+class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[misc]
+    """Loads the configuration once in the zygote, and applies it to each worker."""
+
+    name = "ipython-kernel"
+    aliases = {**base_aliases, **shell_aliases}  # noqa: RUF012 - traitlets' way
+    flags = {**base_flags, **shell_flags}  # noqa: RUF012 - traitlets' way
+    classes = [ZMQInteractiveShell, ProfileDir, WorkerHistory]  # noqa: RUF012 - traitlets' way
+    connection_file = Unicode("", help="The connection file of the kernel.").tag(config=True)
+
+    def configure(self, arguments: list[str]) -> None:
+        """Read the configuration and make the shell; `arguments` are the command line's foreign ones."""
+        if arguments:
+            self.parse_command_line(arguments)
+        from_command_line: Config = self.config.copy()
+        self.init_profile_dir()
+        self.init_config_files()
+        self.load_config_file()
+        self.update_config(from_command_line)
+        # Libraries look for this section to learn that they run in a kernel.
+        config = self.config.copy()
+        config.IPKernelApp.connection_file = config.IPKernelApp.get("connection_file", "")
+        self.update_config(config)
+        self.shell = ZMQInteractiveShell.instance(parent=self, profile_dir=self.profile_dir)
+        self.shell.configurables.append(self)
+
+    def apply(self) -> None:
+        """Make a new worker the user's own: `sys.path`, matplotlib, extensions, start-up files."""
+        self.init_path()
+        self.init_gui_pylab()
+        self.init_extensions()
+        self.init_code()
+
+    def init_crash_handler(self) -> None:
+        """Leave `sys.excepthook` alone."""
+
+    def init_path(self) -> None:
+        """Put the notebook's folder first."""
+        if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109 - text
+            sys.path.insert(0, "")
+
+    def exit(self, exit_status: int | str | None = 0) -> Any:
+        """Do not let a bad configuration end the process: it has been logged."""
+        raise SystemExit(exit_status)

@@ -1,0 +1,55 @@
+"""The worker's end of its links: the only place that writes to them, one whole message at a time.
+
+An interrupt in the middle of a write would tear a frame, so interrupts wait for its end. A child that user code forks
+must not write here at all: it is told so, and its text goes to descriptors 1 and 2.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from capsule_kernel.wire.framing import encode_frames
+from capsule_kernel.wire.worker_messages import FromWorker, encode
+from capsule_kernel.worker.interrupt import ExecutionCancellation
+
+
+class Channel:
+    """Sends messages to the front, from any thread."""
+
+    def __init__(self, sock: socket.socket, cancellation: ExecutionCancellation) -> None:
+        self._sock = sock
+        self._cancellation = cancellation
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the worker itself, and not a child that user code forked."""
+        return os.getpid() == self._pid
+
+    def send(self, message: FromWorker) -> None:
+        """Send `message`; a front that is gone is no error, since the worker is about to end as well."""
+        self._write(encode_frames(encode(message)))
+
+    def send_together(self, messages: list[FromWorker]) -> None:
+        """Send several messages in one write."""
+        self._write(b"".join([encode_frames(encode(message)) for message in messages]))
+
+    def after_fork_in_child(self) -> None:
+        """Forget a lock that a thread of the parent may have held."""
+        self._lock = threading.Lock()
+
+    def _write(self, frames: bytes) -> None:
+        if os.getpid() != self._pid:
+            return
+        is_held = self._cancellation.hold()
+        try:
+            with self._lock:
+                self._sock.sendall(frames)
+        except OSError:
+            return
+        finally:
+            if is_held:
+                self._cancellation.release()

@@ -1,0 +1,226 @@
+"""Rich output: the publisher behind `display`, and the hook behind a cell's last expression.
+
+Both are IPython's, with the sending put in; contents are Jupyter messaging's `display_data`, `update_display_data`,
+`execute_result` and `clear_output`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import Token
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from traitlets import Any as AnyTrait
+from traitlets import Bool
+
+from capsule_kernel.wire.worker_messages import Publish
+from capsule_kernel.worker import parents
+from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.mimejson import encode_content
+
+MessageHook = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+class Outlet:
+    """Where iopub messages leave: size-checked, with what the streams hold before them."""
+
+    def __init__(self) -> None:
+        self.channel: Channel | None = None
+        self.max_output_bytes = 1 << 28
+
+    def publish(
+        self,
+        msg_type: str,
+        content: dict[str, Any],
+        *,
+        metadata: dict[str, Any] | None = None,
+        buffers: list[bytes] | None = None,
+        parent: int | None = None,
+    ) -> None:
+        """Send a message whose parent is the current request, unless `parent` names another."""
+        channel = self.channel
+        if channel is None:
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        encoded = encode_content(content)
+        size = len(encoded) + sum(len(buffer) for buffer in buffers or [])
+        if size > self.max_output_bytes:
+            encoded = encode_content(self._in_place_of(msg_type, content, size))
+            buffers = None
+        channel.send(
+            Publish(
+                parent=parents.current() if parent is None else parent,
+                msg_type=msg_type,
+                content=encoded,
+                metadata=encode_content(metadata) if metadata else b"{}",
+                buffers=buffers or [],
+            )
+        )
+
+    def _in_place_of(self, msg_type: str, content: dict[str, Any], size: int) -> dict[str, Any]:
+        text = (
+            f"<{msg_type} of {size:,} bytes left out: more than CapsuleKernel.max_output_bytes = "
+            f"{self.max_output_bytes:,}>"
+        )
+        return {**content, "data": {"text/plain": text}, "metadata": {}}
+
+
+class _Hooks(threading.local):
+    """Message hooks, which belong to the thread that registered them (ipywidgets' Output relies on it)."""
+
+    def __init__(self) -> None:
+        self.hooks: list[MessageHook] = []
+
+
+def _passed(hooks: list[MessageHook], msg_type: str, content: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the content after all hooks, None when one has used the message up."""
+    if not hooks:
+        return content
+    message: dict[str, Any] | None = {
+        "header": {"msg_type": msg_type},
+        "msg_type": msg_type,
+        "parent_header": {},
+        "metadata": {},
+        "content": content,
+        "buffers": [],
+    }
+    for hook in hooks:
+        assert message is not None
+        message = hook(message)
+        if message is None:
+            return None
+    assert message is not None
+    used: dict[str, Any] = message["content"]
+    return used
+
+
+class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
+    """Publishes `display_data` and its relatives."""
+
+    outlet = AnyTrait()
+    store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(config=True)  # noqa: FBT003
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = _Hooks()
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        buffers: list[bytes] | None = None,
+        **kwargs: Any,  # noqa: ARG002 - IPython passes a deprecated `source`
+    ) -> None:
+        """Publish a MIME bundle (Jupyter messaging, "Display data")."""
+        metadata = {} if metadata is None else metadata
+        self._validate_data(data, metadata)
+        msg_type = "update_display_data" if update else "display_data"
+        content = _passed(
+            self._thread.hooks, msg_type, {"data": data, "metadata": metadata, "transient": transient or {}}
+        )
+        if content is not None:
+            self.outlet.publish(msg_type, content, buffers=buffers)
+
+    def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
+        """Clear the cell's output, or have the next output do so."""
+        content = _passed(self._thread.hooks, "clear_output", {"wait": wait})
+        if content is not None:
+            self.outlet.publish("clear_output", content)
+
+    def register_hook(self, hook: MessageHook) -> None:
+        """Have `hook` see each message of this thread; one for which it returns None is not sent."""
+        self._thread.hooks.append(hook)
+
+    def unregister_hook(self, hook: MessageHook) -> bool:
+        """Remove `hook`; return whether it was there."""
+        if hook not in self._thread.hooks:
+            return False
+        self._thread.hooks.remove(hook)
+        return True
+
+    @property
+    def _hooks(self) -> list[MessageHook]:
+        return self._thread.hooks
+
+    @property
+    def parent_header(self) -> dict[str, Any]:
+        """Header of the request that output belongs to now."""
+        header: dict[str, Any] = self.shell.get_parent().get("header", {})
+        return header
+
+    def set_parent(self, parent: dict[str, Any]) -> None:
+        """Have output belong to `parent`."""
+        self.shell.set_parent(parent)
+
+    def set_thread_parent(self, parent: dict[str, Any]) -> Token[int]:
+        """Have this thread's output belong to `parent`."""
+        return parents.set_thread_parent(self.shell.serial_of(parent))
+
+    def reset_thread_parent(self, token: Token[int]) -> None:
+        """Undo `set_thread_parent`."""
+        parents.reset_thread_parent(token)
+
+
+class ZMQShellDisplayHook(DisplayHook):  # type: ignore[misc]
+    """Publishes the value of a cell's last expression as `execute_result`."""
+
+    outlet = AnyTrait()
+    topic = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._thread = _Hooks()
+        self.msg: dict[str, Any] | None = None
+
+    def start_displayhook(self) -> None:
+        """Begin a message."""
+        self.msg = {"data": {}, "metadata": {}}
+
+    def write_output_prompt(self) -> None:
+        """Number it."""
+        if self.msg is not None:
+            self.msg["execution_count"] = self.prompt_count
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        """Fill it."""
+        if self.msg is not None:
+            self.msg["data"] = format_dict
+            self.msg["metadata"] = md_dict or {}
+
+    def finish_displayhook(self) -> None:
+        """Send it."""
+        message, self.msg = self.msg, None
+        if message is None or not message["data"]:
+            return
+        content = _passed(self._thread.hooks, "execute_result", message)
+        if content is not None:
+            self.outlet.publish("execute_result", content)
+
+    def register_hook(self, hook: MessageHook) -> None:
+        """Have `hook` see each `execute_result` of this thread, as with the publisher."""
+        self._thread.hooks.append(hook)
+
+    def unregister_hook(self, hook: MessageHook) -> bool:
+        """Remove `hook`; return whether it was there."""
+        if hook not in self._thread.hooks:
+            return False
+        self._thread.hooks.remove(hook)
+        return True
+
+    @property
+    def parent_header(self) -> dict[str, Any]:
+        """Header of the request that output belongs to now."""
+        header: dict[str, Any] = self.shell.get_parent().get("header", {})
+        return header
+
+    def set_parent(self, parent: dict[str, Any]) -> None:
+        """Have output belong to `parent`."""
+        self.shell.set_parent(parent)

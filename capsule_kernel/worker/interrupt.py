@@ -1,0 +1,181 @@
+"""Interrupts: from a signal to one `KeyboardInterrupt` at the right place in user code.
+
+The right place depends on what the main thread does. A cell that runs Python, or waits in a system call, gets the
+exception where it stands. A cell that awaits is cancelled, and the executor turns the cancellation into
+`KeyboardInterrupt` at the await. Between cells, and while a frame is being written, nothing is raised.
+
+Front ends may send SIGINT to every process besides asking the front, so a SIGINT close to an interrupt that was
+delivered already is the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
+
+from capsule_kernel.wire.worker_messages import INTERRUPT_SIGNAL
+
+_SAME_INTERRUPT_S = 0.5
+_RUN_ONCE: CodeType = asyncio.base_events.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - to tell the loop's own frames from user code's
+_HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - as above
+
+
+class ExecutionCancelled(BaseException):
+    """Raised by `check_cancelled` in code that an interrupt has cancelled.
+
+    A `BaseException`, since it has to pass through user code's `except Exception`.
+    """
+
+
+class ExecutionCancellation:
+    """What is running, and how to interrupt it."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._serial = 0
+        self._task: asyncio.Task[object] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deferrals = 0
+        self._is_pending = False
+        self._from_front = False
+        self._last = float("-inf")
+        self._seen = 0
+        self._asked: tuple[int, int] = (0, 0)
+        self._cancelled_threads: set[int] = set()
+        self._on_seen: Callable[[int], None] | None = None
+        self.interrupts_task = False
+
+    @property
+    def serial(self) -> int:
+        """Serial of the execution under way, 0 between executions."""
+        return self._serial
+
+    def install(self, on_seen: Callable[[int], None]) -> None:
+        """Take over SIGINT and the front's signal; `on_seen` is told the serial whenever Python notices one."""
+        self._on_seen = on_seen
+        signal.signal(signal.SIGINT, self._on_sigint)
+        signal.signal(INTERRUPT_SIGNAL, self._on_front_signal)
+
+    @contextlib.contextmanager
+    def cancellable_execution(self, serial: int) -> Iterator[None]:
+        """Let interrupts reach what runs inside, as `KeyboardInterrupt`."""
+        self._seen = 0
+        self._is_pending = False
+        self.interrupts_task = False
+        self._serial = serial
+        try:
+            if self._asked[0] == serial:
+                # The interrupt overtook the cell.
+                self._seen = self._asked[1]
+                self._tell()
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._serial = 0
+            self._task = None
+
+    def watch_task(self, task: asyncio.Task[object] | None, loop: asyncio.AbstractEventLoop) -> None:
+        """Say that the execution under way is this task: an interrupt at its awaits cancels it."""
+        self._task = task
+        self._loop = loop
+
+    def ask(self, serial: int, number: int) -> None:
+        """Note, in the reader thread, that the front wants interrupt `number` of `serial`.
+
+        The signal that goes with it is lost on a worker that has not begun the cell; it is then sent again from here.
+        """
+        self._asked = (serial, number)
+        if self._serial == serial and self._seen < number:
+            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
+
+    def cancel_execution(self) -> None:
+        """Cancel the execution under way as an interrupt does; from any thread."""
+        if self._serial:
+            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
+
+    def check_cancelled(self) -> None:
+        """Raise `ExecutionCancelled` when the calling thread's work was cancelled; for loops that run in threads."""
+        ident = threading.get_ident()
+        if ident in self._cancelled_threads:
+            self._cancelled_threads.discard(ident)
+            raise ExecutionCancelled
+
+    def cancel_thread(self, ident: int) -> None:
+        """Have `check_cancelled` raise in the thread `ident`."""
+        self._cancelled_threads.add(ident)
+
+    def hold(self) -> bool:
+        """Hold interrupts back until `release`; return whether there is anything to release."""
+        if threading.get_ident() != _main_ident():
+            # Only the main thread is ever interrupted.
+            return False
+        self._deferrals += 1
+        return True
+
+    def release(self) -> None:
+        """Let interrupts through again, one that came meanwhile at once."""
+        self._deferrals -= 1
+        if self._is_pending and not self._deferrals:
+            self._is_pending = False
+            self._deliver(None)
+
+    def _on_front_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
+        if not self._serial:
+            return
+        # Through SIGINT, whose handler user code or a C library may have replaced.
+        self._from_front = True
+        signal.raise_signal(signal.SIGINT)
+
+    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
+        from_front, self._from_front = self._from_front, False
+        now = self._monotonic()
+        if not from_front and now - self._last < _SAME_INTERRUPT_S:
+            return
+        if not self._serial:
+            return
+        self._last = now
+        self._seen += from_front
+        if self._deferrals:
+            self._is_pending = True
+            return
+        self._deliver(frame)
+
+    def _deliver(self, frame: FrameType | None) -> None:
+        if not self._serial:
+            return
+        self._tell()
+        if self._task is not None and self._loop is not None and _is_in_loop(frame):
+            self.interrupts_task = True
+            self._task.cancel()
+            # `cancel` from a signal handler does not wake the selector.
+            self._loop.call_soon_threadsafe(_nothing)
+            return
+        raise KeyboardInterrupt
+
+    def _tell(self) -> None:
+        if self._on_seen is not None:
+            self._on_seen(self._serial)
+
+
+def _main_ident() -> int:
+    return threading.main_thread().ident or 0
+
+
+def _is_in_loop(frame: FrameType | None) -> bool:
+    """Return whether the loop's own code runs, rather than a callback or a task's step."""
+    while frame is not None:
+        if frame.f_code is _HANDLE_RUN:
+            return False
+        if frame.f_code is _RUN_ONCE:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _nothing() -> None:
+    """Wake the loop."""

@@ -1,0 +1,152 @@
+"""What user code and libraries find as `get_ipython().kernel`: ipykernel's attributes, as far as they have a meaning here."""
+
+from __future__ import annotations
+
+import getpass
+import queue
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from IPython.core.error import StdinNotImplementedError
+
+from capsule_kernel.wire.worker_messages import Ask, Unasked
+from capsule_kernel.worker import inspection, parents
+from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.executor import Executor
+from capsule_kernel.worker.interrupt import ExecutionCancellation
+
+
+class Questions:
+    """Questions that user code has put to somebody outside, and that wait for an answer through the reader thread."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._lock = threading.Lock()
+        self._waiting: dict[int, queue.SimpleQueue[Any]] = {}
+
+    def open(self) -> int:
+        """Return the number of a new question."""
+        with self._lock:
+            self._count += 1
+            self._waiting[self._count] = queue.SimpleQueue()
+            return self._count
+
+    def answer(self, ask: int, value: Any) -> None:
+        """Hand over an answer; one that nobody waits for any more is dropped."""
+        waiting = self._waiting.get(ask)
+        if waiting is not None:
+            waiting.put(value)
+
+    def wait(self, ask: int, timeout_s: float | None = None) -> Any:
+        """Return the answer to `ask`.
+
+        Raises:
+            queue.Empty: none came within `timeout_s`.
+            KeyboardInterrupt: the cell was interrupted meanwhile.
+        """
+        try:
+            return self._waiting[ask].get(timeout=timeout_s)
+        finally:
+            del self._waiting[ask]
+
+
+class WorkerKernel:
+    """The worker's face for user code."""
+
+    implementation = "capsule"
+
+    def __init__(
+        self,
+        *,
+        shell: Any,
+        channel: Channel,
+        cancellation: ExecutionCancellation,
+        questions: Questions,
+        connection_file: str,
+    ) -> None:
+        self.shell = shell
+        self.cancellation = cancellation
+        self.connection_file = connection_file
+        self.executor: Executor | None = None
+        self.replace_worker = False
+        self.allow_stdin = False
+        self.eventloop: Any = None
+        self._channel = channel
+        self._questions = questions
+        self._getpass = getpass.getpass
+
+    @property
+    def execution_count(self) -> int:
+        """Number of the next cell that is stored in the history."""
+        return int(self.shell.execution_count)
+
+    @property
+    def user_ns(self) -> dict[str, Any]:
+        """The namespace."""
+        namespace: dict[str, Any] = self.shell.user_ns
+        return namespace
+
+    def get_parent(self, channel: str | None = None) -> dict[str, Any]:
+        """Return the request that is being handled."""
+        parent: dict[str, Any] = self.shell.get_parent(channel)
+        return parent
+
+    def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:  # noqa: ARG002 - ipykernel's signature
+        """Have output belong to the request `parent`."""
+        self.shell.set_parent(parent)
+
+    @property
+    def _parent_header(self) -> dict[str, Any]:
+        return self.get_parent()
+
+    def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
+        """Complete code; from any thread (VS Code calls this from code that it executes)."""
+        return inspection.complete(self.shell, code, cursor_pos)
+
+    def do_inspect(
+        self, code: str, cursor_pos: int, detail_level: int = 0, omit_sections: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Inspect what stands at a position; from any thread."""
+        return inspection.inspect(self.shell, code, cursor_pos, detail_level, omit_sections)
+
+    def raw_input(self, prompt: object = "") -> str:
+        """Ask the front end for a line: the cell's `input`.
+
+        Raises:
+            StdinNotImplementedError: the client that runs this cell cannot be asked.
+            EOFError: the user ended the input.
+        """
+        return self._ask(str(prompt), password=False)
+
+    def getpass(self, prompt: str = "", stream: Any = None, **unused: Any) -> str:  # noqa: ARG002 - getpass's signature
+        """Ask the front end for a line that is not shown."""
+        return self._ask(str(prompt), password=True)
+
+    def take_over_input(self) -> Callable[..., str]:
+        """Have `getpass` ask the front end, and return what `input` has to be."""
+        getpass.getpass = self.getpass
+        return self.raw_input
+
+    def _ask(self, prompt: str, *, password: bool) -> str:
+        if not self.allow_stdin:
+            name = "getpass" if password else "raw_input"
+            raise StdinNotImplementedError(
+                f"{name} was called, but this frontend does not support input requests."
+            )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ask = self._questions.open()
+        self._channel.send(Ask(parent=parents.current(), ask=ask, prompt=prompt, password=password))
+        try:
+            value = self._questions.wait(ask)
+        except KeyboardInterrupt:
+            self._channel.send(Unasked(ask=ask))
+            raise KeyboardInterrupt("Interrupted by user") from None
+        if value is None:
+            raise StdinNotImplementedError("the front end did not accept the question")
+        if value == "\x04":
+            # Jupyter messaging, "Messages on the stdin channel": end of transmission stands for EOF.
+            raise EOFError
+        return str(value)

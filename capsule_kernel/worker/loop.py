@@ -1,0 +1,203 @@
+"""The worker's one event loop, which lives between cells, and how synchronous code and it share the main thread.
+
+Between cells the loop runs, so that tasks go on. A cell that awaits is a task on it. For a synchronous cell the loop is
+stopped but stays the thread's running loop in name: `asyncio.create_task` works, and so do `asyncio.run` and
+`loop.run_until_complete`, for which it steps aside (they ask `asyncio.events`, which is told here what to answer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import weakref
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from types import CoroutineType
+from typing import Any
+
+_c_get_running_loop = events._get_running_loop  # noqa: SLF001 - what is wrapped
+_c_set_running_loop = events._set_running_loop  # noqa: SLF001 - what is wrapped
+_aside: list[asyncio.AbstractEventLoop] = []
+"""The loop that a synchronous cell has stepped aside for it, or nothing."""
+
+
+def _get_running_loop() -> asyncio.AbstractEventLoop | None:
+    loop = _c_get_running_loop()
+    if _aside and loop is _aside[0]:
+        return None
+    return loop
+
+
+def _set_running_loop(loop: asyncio.AbstractEventLoop | None) -> None:
+    # A nested run has ended: the cell is where it was.
+    if loop is None and _aside and _c_get_running_loop() is not None:
+        loop = _aside[0]
+    _c_set_running_loop(loop)
+
+
+def teach_asyncio() -> None:
+    """Have asyncio's runners see no running loop while the worker's has stepped aside."""
+    events._get_running_loop = _get_running_loop  # noqa: SLF001 - asyncio.run and run_forever look here
+    events._set_running_loop = _set_running_loop  # noqa: SLF001 - as above
+
+
+class EventLoopCoordinator:
+    """Owns the loop and decides when it runs."""
+
+    def __init__(self) -> None:
+        self.context = contextvars.copy_context()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_new_loop: list[Callable[[asyncio.AbstractEventLoop], None]] = []
+        self._queued: deque[Coroutine[Any, Any, Any]] = deque()
+        self._queued_tasks: set[asyncio.Task[Any]] = set()
+        self._is_waiting = False
+
+    def on_new_loop(self, callback: Callable[[asyncio.AbstractEventLoop], None]) -> None:
+        """Have `callback` called with each loop that is made."""
+        self._on_new_loop.append(callback)
+
+    def ensure_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the loop, a new one if user code has closed the last one; it is the thread's current loop."""
+        loop = self._loop
+        if loop is None or loop.is_closed():
+            loop = self._loop = asyncio.SelectorEventLoop()
+            for callback in self._on_new_loop:
+                callback(loop)
+        asyncio.set_event_loop(loop)
+        return loop
+
+    def queue_for_async(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Have `coroutine` run as a task when the loop runs next."""
+        self._queued.append(coroutine)
+
+    def flush_queue(self) -> int:
+        """Make tasks of what is queued; return how many."""
+        loop = self.ensure_event_loop()
+        count = len(self._queued)
+        while self._queued:
+            task = loop.create_task(self._queued.popleft())
+            self._queued_tasks.add(task)
+            task.add_done_callback(self._queued_tasks.discard)
+        return count
+
+    def wait(self, inbox: deque[Any]) -> Any:
+        """Run the loop until something is in `inbox`, and take it. `wake` ends the wait."""
+        while not inbox:
+            loop = self.ensure_event_loop()
+            self.flush_queue()
+            self._is_waiting = True
+            try:
+                loop.run_forever()
+            except KeyboardInterrupt:
+                # User code that runs as a task raised it itself; there is no cell that it could belong to.
+                continue
+            except SystemExit:
+                continue
+            finally:
+                self._is_waiting = False
+        return inbox.popleft()
+
+    def wake(self) -> None:
+        """End `wait`; called on the loop."""
+        if self._is_waiting and self._loop is not None:
+            self._loop.stop()
+
+    @contextlib.contextmanager
+    def stepping_aside(self) -> Iterator[None]:
+        """Run synchronous code inside the block, with the loop as running loop in name."""
+        loop = self.ensure_event_loop()
+        if self._queued:
+            self.flush_queue()
+        _aside.append(loop)
+        _c_set_running_loop(loop)
+        try:
+            yield
+        finally:
+            _aside.clear()
+            _c_set_running_loop(None)
+
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        *,
+        on_task: Callable[[asyncio.Task[Any] | None, asyncio.AbstractEventLoop], None],
+    ) -> Any:
+        """Run `coroutine` as a task in the session's context until it is done; return its result.
+
+        `on_task` is told the task while it runs, for interrupts.
+        """
+        loop = self.ensure_event_loop()
+        task = loop.create_task(coroutine, context=self.context)
+        task.add_done_callback(_stop_loop)
+        on_task(task, loop)
+        try:
+            while not task.done():
+                try:
+                    loop.run_forever()
+                except KeyboardInterrupt:
+                    # It struck another task's code: the cell is what was to be interrupted.
+                    task.cancel()
+            return task.result()
+        finally:
+            on_task(None, loop)
+            task.remove_done_callback(_stop_loop)
+
+    def run_until_complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine from synchronous code, for IPython's `loop_runner`."""
+        return self.ensure_event_loop().run_until_complete(coroutine)
+
+    def close(self) -> None:
+        """Close the loop; tasks that still run are left as they are."""
+        if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
+            self._loop.close()
+
+
+def _stop_loop(task: asyncio.Task[Any]) -> None:
+    task.get_loop().stop()
+
+
+class CoroutineManager:
+    """Knows, by weak reference, the coroutines and tasks that cells made, and names the forgotten ones."""
+
+    def __init__(self) -> None:
+        self._coroutines: weakref.WeakSet[CoroutineType[Any, Any, Any]] = weakref.WeakSet()
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()
+        self._tracked = 0
+
+    def track_coroutine(self, coroutine: CoroutineType[Any, Any, Any]) -> None:
+        """Remember a coroutine that a cell made and did not await at once."""
+        self._tracked += 1
+        self._coroutines.add(coroutine)
+
+    def track_task(self, task: asyncio.Task[Any]) -> None:
+        """Remember a task."""
+        self._tasks.add(task)
+
+    def never_awaited(self) -> list[str]:
+        """Return the names of tracked coroutines that nobody has begun to await."""
+        return sorted(
+            coroutine.__qualname__
+            for coroutine in self._coroutines
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+        )
+
+    def cleanup(self) -> dict[str, int]:
+        """Forget what is finished; return the numbers of coroutines tracked so far, pending, never awaited, of tasks."""
+        never = 0
+        for coroutine in list(self._coroutines):
+            state = inspect.getcoroutinestate(coroutine)
+            if state == inspect.CORO_CLOSED:
+                self._coroutines.discard(coroutine)
+            never += state == inspect.CORO_CREATED
+        for task in list(self._tasks):
+            if task.done():
+                self._tasks.discard(task)
+        return {
+            "tracked": self._tracked,
+            "pending": len(self._coroutines) - never,
+            "never_awaited": never,
+            "tasks": len(self._tasks),
+        }

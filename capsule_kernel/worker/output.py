@@ -1,0 +1,215 @@
+"""`sys.stdout` and `sys.stderr`: text that is held for a moment and published as few messages.
+
+What a cell wrote leaves with its end. While it runs longer, and between cells, the reader thread publishes at
+intervals. The class is what user code may expect of ipykernel's OutStream.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from contextvars import Token
+from typing import Any
+
+from capsule_kernel.wire.worker_messages import Stream
+from capsule_kernel.worker import parents
+from capsule_kernel.worker.channel import Channel
+
+HELD_CHARACTERS = 1 << 18
+"""Text that is held at the most, in characters: pieces of this size keep worker, front and client busy together."""
+
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+
+
+class OutStream(io.TextIOBase):
+    """A text stream that publishes what is written to it."""
+
+    encoding = "UTF-8"
+    errors = "strict"
+    newlines = None
+    topic = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = f"<{name}>"
+        self._stream = name
+        self._channel: Channel | None = None
+        self._wake: Callable[[], None] | None = None
+        self._limit = HELD_CHARACTERS
+        self._lock = threading.RLock()
+        self._held: list[str] = []
+        self._held_characters = 0
+        self._held_parent = 0
+        self._hooks: list[Callable[[str], str | None]] = []
+
+    def connect(self, channel: Channel, wake: Callable[[], None]) -> None:
+        """Publish through `channel`; `wake` is called when text begins to wait."""
+        self._channel = channel
+        self._wake = wake
+
+    def write(self, text: str) -> int:
+        """Hold `text` for publication; return its length.
+
+        Raises:
+            TypeError: `text` is not a string.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text)}")  # type: ignore[unreachable]
+        if not text:
+            return 0
+        for hook in self._hooks:
+            hooked = hook(text)
+            if hooked is None:
+                return len(text)
+        parent = parents.current()
+        with self._lock:
+            if self._held_parent != parent:
+                self._publish()
+                self._held_parent = parent
+            if not self._held_characters and self._wake is not None:
+                self._wake()
+            self._held.append(text)
+            self._held_characters += len(text)
+            if self._held_characters >= self._limit:
+                self._publish()
+        return len(text)
+
+    def writelines(self, sequence: Iterable[str]) -> None:  # type: ignore[override]
+        """Write each of `sequence`."""
+        for text in sequence:
+            self.write(text)
+
+    def flush(self) -> None:
+        """Publish what is held."""
+        with self._lock:
+            self._publish()
+
+    def take(self) -> Stream | None:
+        """Return what is held as a message, and hold nothing."""
+        with self._lock:
+            if not self._held_characters:
+                return None
+            message = Stream(parent=self._held_parent, name=self._stream, text=_utf8("".join(self._held)))
+            self._held.clear()
+            self._held_characters = 0
+            return message
+
+    def fileno(self) -> int:
+        """Return the descriptor that the front captures: 1 or 2."""
+        return _DESCRIPTORS[self._stream]
+
+    def isatty(self) -> bool:
+        """Return whether to pretend to be a terminal: never."""
+        return False
+
+    def readable(self) -> bool:
+        """Return False."""
+        return False
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+    def close(self) -> None:
+        """Publish what is held; the stream stays usable, since later cells need it."""
+        self.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the stream is closed: never."""
+        return False
+
+    @property
+    def parent_header(self) -> dict[str, Any]:
+        """Header of the request that output belongs to now; empty where none is known."""
+        shell = _shell()
+        return shell.get_parent().get("header", {}) if shell is not None else {}
+
+    def set_parent(self, parent: dict[str, Any]) -> None:
+        """Have output belong to the request `parent` (a message, or its header)."""
+        shell = _shell()
+        if shell is not None:
+            shell.set_parent(parent)
+
+    def set_thread_parent(self, parent: dict[str, Any]) -> Token[int] | None:
+        """Have the calling thread's output belong to `parent`; the token is for `reset_thread_parent`."""
+        shell = _shell()
+        return parents.set_thread_parent(shell.serial_of(parent)) if shell is not None else None
+
+    def reset_thread_parent(self, token: Token[int] | None) -> None:
+        """Undo `set_thread_parent`."""
+        if token is not None:
+            parents.reset_thread_parent(token)
+
+    def register_hook(self, hook: Callable[[str], str | None]) -> None:
+        """Have `hook` see all text; text for which it returns None is not published."""
+        self._hooks.append(hook)
+
+    def unregister_hook(self, hook: Callable[[str], str | None]) -> bool:
+        """Remove `hook`; return whether it was there."""
+        if hook not in self._hooks:
+            return False
+        self._hooks.remove(hook)
+        return True
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew in a child that user code forked: what is held is the parent's to publish."""
+        self._lock = threading.RLock()
+        self._held = []
+        self._held_characters = 0
+        self._wake = None
+        # Each write goes to descriptor 1 or 2 at once: a child may leave without a flush.
+        self._limit = 1
+
+    def _is_master_process(self) -> bool:
+        return self._channel is not None and self._channel.is_ours
+
+    def _publish(self) -> None:
+        message = self.take()
+        if message is None or self._channel is None:
+            return
+        if self._channel.is_ours:
+            self._channel.send(message)
+        else:
+            _write_all(self.fileno(), message.text.encode())
+
+
+def _utf8(text: str) -> str:
+    """Return `text` with lone surrogates, which UTF-8 and JSON do not have, as question marks."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except OSError:
+            # The descriptor is user code's, which may have closed it.
+            return
+
+
+def _shell() -> Any:
+    """Return the shell, without importing it: the stream exists before the shell does."""
+    module = sys.modules.get("capsule_kernel.worker.shell")
+    return module.ZMQInteractiveShell.instance() if module is not None else None
+
+
+STDOUT = OutStream("stdout")
+"""What `sys.stdout` is in every worker."""
+
+STDERR = OutStream("stderr")
+"""What `sys.stderr` is in every worker."""

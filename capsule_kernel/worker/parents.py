@@ -1,0 +1,46 @@
+"""Which request an output belongs to.
+
+A cell's code, and the tasks that it starts, carry their request in a context variable; a thread carries the request
+during which it was started; anything else (a thread made in C) belongs to the newest cell.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+
+_variable: contextvars.ContextVar[int] = contextvars.ContextVar("capsule_request", default=0)
+_newest = [0]
+_THREAD_ATTRIBUTE = "_capsule_request"
+_original_start = threading.Thread.start
+
+
+def current() -> int:
+    """Return the serial of the request that the caller's output belongs to."""
+    return _variable.get() or getattr(threading.current_thread(), _THREAD_ATTRIBUTE, 0) or _newest[0]
+
+
+def begin(serial: int) -> None:
+    """Say that `serial` runs in the current context, and is the newest request."""
+    _newest[0] = serial
+    _variable.set(serial)
+
+
+def set_thread_parent(serial: int) -> contextvars.Token[int]:
+    """Have the current context's output belong to `serial`; the token is for `reset_thread_parent`."""
+    return _variable.set(serial)
+
+
+def reset_thread_parent(token: contextvars.Token[int]) -> None:
+    """Undo `set_thread_parent`."""
+    _variable.reset(token)
+
+
+def _start(self: threading.Thread) -> None:
+    setattr(self, _THREAD_ATTRIBUTE, current())
+    _original_start(self)
+
+
+def pin_threads() -> None:
+    """From now on remember in each new thread the request during which it was started."""
+    threading.Thread.start = _start  # type: ignore[method-assign]

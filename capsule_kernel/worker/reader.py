@@ -1,0 +1,136 @@
+"""The worker's second thread: reads the side link, so that completion, answers and ticks do not wait for user code.
+
+It also publishes held output at intervals while a cell runs long, and between cells.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import signal
+
+from capsule_kernel.errors import ProtocolError
+from capsule_kernel.wire.framing import FrameDecoder
+from capsule_kernel.wire.worker_messages import (
+    Answer,
+    Complete,
+    HistoryAnswer,
+    InputReply,
+    Inspect,
+    Interrupt,
+    Taken,
+    Tick,
+    ToReader,
+    decode_to_reader,
+)
+from capsule_kernel.worker import inspection, output
+from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.interrupt import ExecutionCancellation
+from capsule_kernel.worker.kernel import Questions
+from capsule_kernel.worker.mimejson import encode_content
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.shell import ZMQInteractiveShell
+
+_READ_BYTES = 1 << 16
+
+
+class Reader:
+    """Owns the side link's reading end and the thread that reads it."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        channel: Channel,
+        shell: ZMQInteractiveShell,
+        questions: Questions,
+        cancellation: ExecutionCancellation,
+        interval_ms: int,
+    ) -> None:
+        self._sock = sock
+        self._channel = channel
+        self._shell = shell
+        self._questions = questions
+        self._cancellation = cancellation
+        self._interval_ms = interval_ms
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_publishing = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="capsule-reader", daemon=True)
+        self._thread.start()
+
+    def wake_for_output(self) -> None:
+        """Have held text published soon; called when text begins to be held.
+
+        While a cell is young nothing needs to be done: its end publishes, or the front's tick comes.
+        """
+        if not self._cancellation.serial and not self._is_publishing:
+            self._is_publishing = True
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        decoder = FrameDecoder()
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        while True:
+            ready = poll.poll(self._interval_ms if self._is_publishing else None)
+            if not ready:
+                self._publish()
+                continue
+            for descriptor, _ in ready:
+                if descriptor == self._wake_fd:
+                    os.eventfd_read(self._wake_fd)
+                    continue
+                try:
+                    data = self._sock.recv(_READ_BYTES)
+                    messages = [decode_to_reader(payload) for payload in decoder.feed(data)]
+                except (OSError, ProtocolError):
+                    return
+                if not data:
+                    # The front is gone, and this process follows by its parent-death signal.
+                    return
+                for message in messages:
+                    self._handle(message)
+
+    def _publish(self) -> None:
+        running = self._cancellation.serial
+        output.STDOUT.flush()
+        output.STDERR.flush()
+        if not running:
+            self._is_publishing = False
+
+    def _handle(self, message: ToReader) -> None:
+        match message:
+            case Complete() | Inspect():
+                self._channel.send(Taken(serial=message.serial))
+                self._channel.send(Answer(serial=message.serial, content=encode_content(self._answer(message))))
+            case InputReply(ask=ask, value=value):
+                self._questions.answer(ask, value)
+            case HistoryAnswer(ask=ask, rows=rows):
+                self._questions.answer(ask, rows)
+            case Interrupt(serial=serial, number=number):
+                self._cancellation.ask(serial, number)
+            case Tick(serial=serial):
+                if self._cancellation.serial == serial:
+                    self._is_publishing = True
+                    self._publish()
+
+    def _answer(self, message: Complete | Inspect) -> dict[str, object]:
+        try:
+            if isinstance(message, Complete):
+                return inspection.complete(self._shell, message.code, message.cursor_pos)
+            return inspection.inspect(
+                self._shell, message.code, message.cursor_pos, message.detail_level, message.omit_sections
+            )
+        except Exception as exc:  # noqa: BLE001 - completion runs Jedi and user code's __dir__: an error is the answer
+            return {"status": "error", "ename": type(exc).__name__, "evalue": str(exc), "traceback": []}

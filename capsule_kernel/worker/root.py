@@ -1,0 +1,302 @@
+"""The worker: what a fork of the zygote becomes.
+
+Main thread: user code and its event loop. Reader thread: see `reader`. Nothing else, so that a snapshot can be forked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import importlib
+import os
+import random
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from capsule_kernel.wire.framing import FrameDecoder
+from capsule_kernel.wire.worker_messages import (
+    PROTOCOL_VERSION,
+    Done,
+    Execute,
+    FromWorker,
+    HistoryQuery,
+    InterruptSeen,
+    Ready,
+    Shutdown,
+    ToWorker,
+    WorkerOptions,
+    decode_to_worker,
+)
+from capsule_kernel.worker import output, parents
+from capsule_kernel.worker.app import IPKernelApp
+from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.interrupt import ExecutionCancellation
+from capsule_kernel.worker.kernel import Questions, WorkerKernel
+from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
+from capsule_kernel.worker.mimejson import encode_content
+from capsule_kernel.worker.reader import Reader
+
+_READ_BYTES = 1 << 18
+_HISTORY_DEADLINE_S = 5.0
+
+
+class Worker:
+    """One worker process, from the fork to its end."""
+
+    def __init__(
+        self, *, app: IPKernelApp, options: WorkerOptions, main: socket.socket, side: socket.socket, fault_fd: int
+    ) -> None:
+        self._app = app
+        self._shell = app.shell
+        self._options = options
+        self._main = main
+        self._fault = fault_fd
+        self._pid = os.getpid()
+        self._inbox: deque[ToWorker] = deque()
+        self._decoder = FrameDecoder()
+        self._is_front_gone = False
+        self._cancellation = ExecutionCancellation()
+        self._channel = Channel(main, self._cancellation)
+        self._side_channel = Channel(side, self._cancellation)
+        self._questions = Questions()
+        self._coordinator = EventLoopCoordinator()
+        self._coroutines = CoroutineManager()
+        self._streams = (output.STDOUT, output.STDERR)
+        self._reader = Reader(
+            side,
+            channel=self._side_channel,
+            shell=self._shell,
+            questions=self._questions,
+            cancellation=self._cancellation,
+            interval_ms=options.stream_interval_ms,
+        )
+        self.kernel = WorkerKernel(
+            shell=self._shell,
+            channel=self._channel,
+            cancellation=self._cancellation,
+            questions=self._questions,
+            connection_file=options.connection_file,
+        )
+
+    def run(self) -> None:
+        """Serve until the front says to leave; then run the exit handlers. Does not return to the zygote's code."""
+        self._set_up()
+        self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
+        while True:
+            message = self._coordinator.wait(self._inbox)
+            match message:
+                case Execute():
+                    self._execute(message)
+                case Shutdown():
+                    self._leave()
+            if os.getpid() != self._pid:
+                # A child that user code forked has come to the end of its cell.
+                self._leave_child()
+
+    def _set_up(self) -> None:
+        faulthandler.enable(self._fault, all_threads=True)
+        self._cancellation.install(self._on_interrupt_seen)
+        self._main.setblocking(True)  # noqa: FBT003 - the standard library's signature
+        self._coordinator.on_new_loop(self._listen)
+        self._coordinator.ensure_event_loop()
+        _reseed()
+        shell = self._shell
+        shell.kernel = self.kernel
+        shell.outlet.channel = self._channel
+        shell.outlet.max_output_bytes = self._options.max_output_bytes
+        shell.loop_runner = self._coordinator.run_until_complete
+        shell.compile.cell_prefix = self._options.cell_prefix
+        shell.compile.cache_size = self._options.compile_cache_size
+        shell.history_manager.connect(self._query_history, self._options.history_session)
+        self.kernel.executor = _factory(self._options.executor_factory)(
+            shell=shell,
+            coordinator=self._coordinator,
+            cancellation=self._cancellation,
+            coroutines=self._coroutines,
+        )
+        shell.builtin_trap.auto_builtins["input"] = self.kernel.take_over_input()
+        if self._options.session_name:
+            shell.user_ns["__session__"] = self._options.session_name
+        sys.argv = list(self._options.kernel_argv)
+        for stream in self._streams:
+            stream.connect(self._channel, self._reader.wake_for_output)
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
+        self._reader.start()
+        try:
+            self._coordinator.context.run(self._app.apply)
+        except (Exception, SystemExit):  # noqa: BLE001 - start-up files are user code
+            shell.showtraceback()
+
+    # --- cells -------------------------------------------------------------------------------------------------------
+
+    def _execute(self, message: Execute) -> None:
+        shell = self._shell
+        shell.note_request(message.serial, lambda: _request_of(message))
+        self._coordinator.context.run(parents.begin, message.serial)
+        shell.execution_count = message.execution_count
+        shell.begin_cell()
+        shell.last_transformed = ""
+        self.kernel.allow_stdin = message.allow_stdin
+        assert self.kernel.executor is not None
+        result = self.kernel.executor.execute(
+            message.code,
+            silent=message.silent,
+            store_history=message.store_history,
+            cell_id=message.cell_id,
+            serial=message.serial,
+        )
+        if os.getpid() != self._pid:
+            self._leave_child()
+        if message.user_expressions:
+            with self._coordinator.stepping_aside():
+                content = self._coordinator.context.run(self._reply, message, result)
+        else:
+            content = self._reply(message, result)
+        done = Done(
+            serial=message.serial,
+            status=content["status"],
+            content=encode_content(content),
+            next_count=shell.execution_count,
+            transformed=shell.last_transformed if shell.last_transformed != message.code else "",
+            output=shell.history_manager.output_hist_reprs.get(message.execution_count)
+            if shell.history_manager.db_log_output
+            else None,
+            exiting=bool(shell.exit_now) or any(p.get("source") == "ask_exit" for p in content["payload"]),
+            keep_kernel=bool(shell.keepkernel_on_exit),
+            replace_worker=self.kernel.replace_worker,
+        )
+        self._send_end(done)
+
+    def _reply(self, message: Execute, result: Any) -> dict[str, Any]:
+        """Return the content of the `execute_reply`."""
+        shell = self._shell
+        error = result.error_before_exec if result.error_before_exec is not None else result.error_in_exec
+        content: dict[str, Any] = {"status": "ok"}
+        if error is not None or shell._last_traceback_during_displayhook:  # noqa: SLF001 - our own class
+            content = {
+                "status": "error",
+                "ename": type(error).__name__,
+                "evalue": _text_of(error),
+                "traceback": shell._last_traceback or [],  # noqa: SLF001 - our own class
+            }
+        content["execution_count"] = shell.execution_count - 1
+        expressions = message.user_expressions if error is None else {}
+        content["user_expressions"] = shell.user_expressions(expressions) if expressions else {}
+        content["payload"] = shell.payload_manager.read_payload()
+        shell.payload_manager.clear_payload()
+        return content
+
+    def _send_end(self, done: Done) -> None:
+        """Send what the streams hold and the end of the cell, in one write."""
+        messages: list[FromWorker] = []
+        for name, stream in zip(("stdout", "stderr"), self._streams, strict=True):
+            current = getattr(sys, name)
+            if current is not stream:
+                with contextlib.suppress(Exception):  # user code's own stream: its flush may do anything
+                    current.flush()
+            held = stream.take()
+            if held is not None:
+                messages.append(held)
+        if len(messages) == 1 and done is not None and self._is_small(messages[0]):
+            self._channel.send_together([*messages, done])
+            return
+        for message in messages:
+            self._channel.send(message)
+        self._channel.send(done)
+
+    def _is_small(self, message: FromWorker) -> bool:
+        return len(getattr(message, "text", "")) < _READ_BYTES
+
+    # --- what comes in -----------------------------------------------------------------------------------------------
+
+    def _listen(self, loop: Any) -> None:
+        loop.add_reader(self._main, self._on_readable)
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._main.recv(_READ_BYTES)
+        except InterruptedError:
+            return
+        if not data:
+            self._inbox.append(Shutdown(restart=False))
+            self._coordinator.ensure_event_loop().remove_reader(self._main)
+        for payload in self._decoder.feed(data):
+            self._inbox.append(decode_to_worker(payload))
+        if self._inbox:
+            self._coordinator.wake()
+
+    def _on_interrupt_seen(self, serial: int) -> None:
+        self._channel.send(InterruptSeen(serial=serial))
+
+    def _query_history(self, arguments: dict[str, Any]) -> list[Any]:
+        ask = self._questions.open()
+        self._channel.send(HistoryQuery(ask=ask, arguments=arguments))
+        rows: list[Any] = self._questions.wait(ask, _HISTORY_DEADLINE_S)
+        return rows
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def _after_fork_in_child(self) -> None:
+        for stream in self._streams:
+            stream.after_fork_in_child()
+        self._channel.after_fork_in_child()
+        self._side_channel.after_fork_in_child()
+
+    def _leave_child(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+        os._exit(0)
+
+    def _leave(self) -> None:
+        # Handlers run as at the end of any Python program; non-daemon threads are not waited for.
+        try:
+            atexit._run_exitfuncs()  # noqa: SLF001 - a forked process has no other way to run them
+        except BaseException:  # noqa: BLE001 - exit handlers are user code; the process ends all the same
+            self._shell.showtraceback()
+        for stream in self._streams:
+            stream.flush()
+        os._exit(0)
+
+
+def _request_of(message: Execute) -> dict[str, Any]:
+    request: dict[str, Any] = msgspec.json.decode(message.parent)
+    request["parent_header"] = {}
+    header = request["header"]
+    request["msg_id"], request["msg_type"] = header.get("msg_id"), header.get("msg_type")
+    request["content"] = {
+        "code": message.code,
+        "silent": message.silent,
+        "store_history": message.store_history,
+        "user_expressions": message.user_expressions,
+        "allow_stdin": message.allow_stdin,
+    }
+    request["buffers"] = []
+    return request
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    """Return the attribute that `module:attribute` names."""
+    module, _, attribute = name.partition(":")
+    factory: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return factory
+
+
+def _reseed() -> None:
+    """Give this worker random streams of its own: all workers are forks of one process."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _text_of(error: object) -> str:
+    try:
+        return str(error)
+    except Exception as exc:  # noqa: BLE001 - an exception's __str__ is user code
+        return f"<text not available: __str__ raised {type(exc).__name__}>"

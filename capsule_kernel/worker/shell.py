@@ -1,0 +1,278 @@
+"""IPython's shell as the worker embeds it: displays, tracebacks, payloads, compiling, all of it published.
+
+The class bears the name that libraries look for: `ZMQInteractiveShell`.
+"""
+
+from __future__ import annotations
+
+import bdb
+import os
+import sys
+from subprocess import CalledProcessError
+from types import CodeType
+from typing import Any
+from warnings import warn
+
+from IPython.core import page
+from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
+from IPython.core.payload import PayloadManager
+from traitlets import Any as AnyTrait
+from traitlets import CBool, Instance, Type, default
+
+from capsule_kernel.worker import parents
+from capsule_kernel.worker.compiling import CellCompiler
+from capsule_kernel.worker.display import Outlet, ZMQDisplayPublisher, ZMQShellDisplayHook
+from capsule_kernel.worker.executor import InterruptibleAwait
+from capsule_kernel.worker.history import WorkerHistory
+from capsule_kernel.worker.magics import KernelMagics
+from capsule_kernel.worker.system import run_command
+
+_ENVIRONMENT = {
+    # Colours in what runs in a cell, and no pagers: nobody could press a key.
+    "TERM": "xterm-color",
+    "CLICOLOR": "1",
+    "FORCE_COLOR": "1",
+    "CLICOLOR_FORCE": "1",
+    "PAGER": "cat",
+    "GIT_PAGER": "cat",
+}
+
+
+class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
+    """The worker's shell."""
+
+    displayhook_class = Type(ZMQShellDisplayHook)
+    display_pub_class = Type(ZMQDisplayPublisher)
+    compiler_class = Type(CellCompiler)
+    kernel = AnyTrait()
+    exiter = Instance(ZMQExitAutocall)
+    # A kernel has no terminal: these two have no meaning here.
+    readline_use = CBool(False)  # noqa: FBT003 - traitlets' signature
+    autoindent = CBool(False)  # noqa: FBT003 - traitlets' signature
+    keepkernel_on_exit: bool | None = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.outlet = Outlet()
+        self.last_transformed = ""
+        self._last_traceback: list[str] | None = None
+        self._last_traceback_during_displayhook = False
+        self._requests: dict[int, Any] = {}
+        super().__init__(**kwargs)
+        self.display_pub.outlet = self.outlet
+        self.displayhook.outlet = self.outlet
+
+    @default("banner1")
+    def _default_banner1(self) -> str:
+        return ""
+
+    @default("exiter")
+    def _default_exiter(self) -> ZMQExitAutocall:
+        return ZMQExitAutocall(self)
+
+    # --- what IPython's constructor calls ----------------------------------------------------------------------------
+
+    def init_environment(self) -> None:
+        """Set the variables that a kernel's children expect."""
+        os.environ.update(_ENVIRONMENT)
+        os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+
+    def init_virtualenv(self) -> None:
+        """Do nothing: the kernel runs in the environment that it was installed in."""
+
+    def init_history(self) -> None:
+        """Use the history that has no database."""
+        self.history_manager = WorkerHistory(shell=self, parent=self)
+        self.configurables.append(self.history_manager)
+
+    def init_payload(self) -> None:
+        """Make the payload manager."""
+        self.payload_manager = PayloadManager(parent=self)
+        self.configurables.append(self.payload_manager)
+
+    def init_hooks(self) -> None:
+        """Have the pager be the front end's."""
+        super().init_hooks()
+        self.set_hook("show_in_pager", page.as_hook(self.payloadpage_page), 99)
+
+    def init_magics(self) -> None:
+        """Add the kernel's magics."""
+        super().init_magics()
+        self.register_magics(KernelMagics)
+        self.magics_manager.register_alias("ed", "edit")
+
+    # --- payloads ----------------------------------------------------------------------------------------------------
+
+    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:  # noqa: ARG002 - IPython's signature
+        """Show text, or a MIME bundle, in the front end's pager."""
+        data = strg if isinstance(strg, dict) else {"text/plain": strg}
+        self.payload_manager.write_payload({"source": "page", "data": data, "start": max(0, start)})
+
+    def set_next_input(self, text: str, replace: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
+        """Put `text` into the next cell."""
+        self.payload_manager.write_payload({"source": "set_next_input", "text": text, "replace": replace})
+
+    def ask_exit(self) -> None:
+        """End the kernel after this cell."""
+        self.exit_now = not self.keepkernel_on_exit
+        self.payload_manager.write_payload({"source": "ask_exit", "keepkernel": bool(self.keepkernel_on_exit)})
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def note_request(self, serial: int, request: Any) -> None:
+        """Remember which request `serial` stands for."""
+        self._requests[serial] = request
+        if len(self._requests) > _REQUESTS_KEPT:
+            del self._requests[next(iter(self._requests))]
+
+    def get_parent(self, channel: str | None = None) -> dict[str, Any]:  # noqa: ARG002 - ipykernel's signature
+        """Return the request that is being handled, as a message with header, metadata and content."""
+        request = self._requests.get(parents.current())
+        if request is None:
+            return {}
+        message: dict[str, Any] = request()
+        return message
+
+    def set_parent(self, parent: dict[str, Any], channel: str = "shell") -> None:  # noqa: ARG002 - ipykernel's signature
+        """Have output of the current context belong to the request `parent`."""
+        serial = self.serial_of(parent)
+        if serial:
+            parents.set_thread_parent(serial)
+
+    def set_thread_parent(self, parent: dict[str, Any]) -> Any:
+        """Have the calling thread's output belong to `parent`; the token is for `reset_thread_parent`."""
+        return parents.set_thread_parent(self.serial_of(parent))
+
+    def reset_thread_parent(self, token: Any) -> None:
+        """Undo `set_thread_parent`."""
+        parents.reset_thread_parent(token)
+
+    @property
+    def parent_header(self) -> dict[str, Any]:
+        """The request that is being handled."""
+        return self.get_parent()
+
+    @parent_header.setter
+    def parent_header(self, parent: dict[str, Any]) -> None:
+        self.set_parent(parent)
+
+    def serial_of(self, parent: dict[str, Any]) -> int:
+        """Return the serial of a request message (or header), 0 for one that is not known any more."""
+        header = parent.get("header", parent)
+        wanted = header.get("msg_id")
+        for serial in reversed(self._requests):
+            if self._requests[serial]().get("header", {}).get("msg_id") == wanted:
+                return serial
+        return 0
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def begin_cell(self) -> None:
+        """Forget the last cell's traceback."""
+        self._last_traceback = None
+        self._last_traceback_during_displayhook = False
+
+    def run_cell(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell from code."""
+        self.begin_cell()
+        return super().run_cell(*args, **kwargs)
+
+    async def run_ast_nodes(
+        self,
+        nodelist: list[Any],
+        cell_name: str,
+        interactivity: str = "last_expr",
+        compiler: Any = compile,
+        result: Any = None,
+    ) -> bool:
+        """Run a cell's statements; return whether one raised. Compiled code is cached where nothing rewrites trees."""
+        if not nodelist:
+            return False
+        if not isinstance(compiler, CellCompiler):
+            raised: bool = await super().run_ast_nodes(nodelist, cell_name, interactivity, compiler, result)
+            return raised
+        try:
+            source = "" if self.ast_transformers else self.last_transformed
+            codes = compiler.compile_cell(nodelist, cell_name, interactivity, source=source, may_await=self.autoawait)
+        except BaseException as exc:  # noqa: BLE001 - odd code that parses but does not compile is the cell's error
+            if result is not None:
+                result.error_before_exec = exc
+            self.showtraceback()
+            return True
+        for code, awaits in codes:
+            if await self.run_code(code, result, async_=awaits):
+                return True
+        return False
+
+    async def run_code(self, code_obj: CodeType, result: Any = None, *, async_: bool = False) -> bool:
+        """Run one code object; return whether it raised, which has then been shown."""
+        # IPython hides this frame and what is above it in tracebacks.
+        __tracebackhide__ = "__ipython_bottom__"
+        previous_hook, sys.excepthook = sys.excepthook, self.excepthook
+        self.sys_excepthook = previous_hook
+        try:
+            try:
+                if async_:
+                    coroutine = eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307 - running the user's cell
+                    await InterruptibleAwait(coroutine, self.kernel.cancellation)
+                else:
+                    exec(code_obj, self.user_global_ns, self.user_ns)  # noqa: S102 - running the user's cell
+            finally:
+                sys.excepthook = previous_hook
+        except SystemExit as exc:
+            self._note(result, exc)
+            self.showtraceback(exception_only=True)
+            warn("To exit: use 'exit', 'quit', or Ctrl-D.", stacklevel=1)
+        except bdb.BdbQuit as exc:
+            self._note(result, exc)
+        except self.custom_exceptions as exc:
+            self._note(result, exc)
+            self.CustomTB(type(exc), exc, exc.__traceback__)
+        except BaseException as exc:  # noqa: BLE001 - user code's errors are shown, all of them
+            self._note(result, exc)
+            self.showtraceback(running_compiled_code=True)
+        else:
+            return False
+        return True
+
+    def _note(self, result: Any, exc: BaseException) -> None:
+        if result is not None:
+            result.error_in_exec = exc
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
+        """Publish a traceback as `error` (Jupyter messaging, "Execution errors")."""
+        if self.displayhook.msg is not None:
+            self._last_traceback_during_displayhook = True
+        content = {"ename": str(etype.__name__), "evalue": _text_of(evalue), "traceback": list(stb)}
+        self.outlet.publish("error", content)
+        self._last_traceback = content["traceback"]
+
+    # --- children ----------------------------------------------------------------------------------------------------
+
+    def system_piped(self, cmd: str) -> None:
+        """Run a shell command with its output in the cell; its exit status is `_exit_code`.
+
+        Raises:
+            OSError: `cmd` asks for the background, which has no place to write to.
+        """
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        status = run_command(self.var_expand(cmd, depth=1))
+        self.user_ns["_exit_code"] = status
+        if getattr(self, "system_raise_on_error", False) and status != 0:
+            raise CalledProcessError(status, cmd)
+
+    system = system_piped
+
+
+_REQUESTS_KEPT = 1024
+
+
+def _text_of(evalue: object) -> str:
+    try:
+        return str(evalue)
+    except Exception as exc:  # noqa: BLE001 - an exception's __str__ is user code
+        return f"<text not available: __str__ raised {type(exc).__name__}>"
+
+
+InteractiveShellABC.register(ZMQInteractiveShell)

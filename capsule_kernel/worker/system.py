@@ -1,0 +1,94 @@
+"""`!command` and `%system`'s live form: a shell in a pseudo-terminal, its output streamed while it runs.
+
+The command gets a session of its own (it may want a terminal), so an interrupt is passed on to its process group:
+SIGINT, and what that does not end, SIGTERM and SIGKILL.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+_READ_BYTES = 1 << 16
+_GRACE_S = 0.15
+_ROWS, _COLUMNS = 24, 80
+
+
+def run_command(command: str) -> int:
+    """Run `command` in the user's shell, its output going to `sys.stdout`; return its exit status.
+
+    A status below zero is the signal that ended it, as `subprocess` has it.
+    """
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
+    try:
+        process = subprocess.Popen(  # noqa: S603 - running a shell command is what is asked for
+            [shell, "-c", command],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+    finally:
+        os.close(slave)
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        _pump(master, pidfd)
+    except KeyboardInterrupt:
+        _end_group(process, master)
+    finally:
+        os.close(pidfd)
+        os.close(master)
+    return process.wait()
+
+
+def _pump(master: int, pidfd: int) -> None:
+    """Copy the terminal's output until the command has ended and the terminal is empty."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    poll.register(pidfd, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if master in ready:
+            data = _read(master)
+            if not data:
+                break
+            sys.stdout.write(decoder.decode(data))
+        elif pidfd in ready:
+            # Ended, and nothing left to read: a child that it left behind may keep the terminal open.
+            break
+    sys.stdout.write(decoder.decode(b"", final=True))
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, _READ_BYTES)
+    except OSError:
+        # EIO: nobody has the other side open.
+        return b""
+
+
+def _end_group(process: subprocess.Popen[bytes], master: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + _GRACE_S
+        poll = select.poll()
+        poll.register(master, select.POLLIN)
+        while process.poll() is None and (left := deadline - time.monotonic()) > 0:
+            if poll.poll(min(left, 0.01) * 1000) and not _read(master):
+                poll.unregister(master)
+        if process.poll() is not None:
+            return

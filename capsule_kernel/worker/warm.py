@@ -1,0 +1,32 @@
+"""What the zygote does once so that no worker has to: imports, the shell, and code paths that are slow at first use."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+
+from capsule_kernel.wire.worker_messages import ZygoteOptions
+from capsule_kernel.worker import loop, output, parents, root
+from capsule_kernel.worker.app import IPKernelApp
+
+
+def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
+    """Return the configured application and one line for each module that could not be preloaded."""
+    _ = root
+    loop.teach_asyncio()
+    parents.pin_threads()
+    sys.stdout = output.STDOUT
+    sys.stderr = output.STDERR
+    app = IPKernelApp()
+    app.configure(options.ipython_args)
+    failures: list[str] = []
+    for name in options.preload:
+        try:
+            importlib.import_module(name)
+        except Exception as exc:  # noqa: BLE001 - a module of the user's choice; the worker starts without it
+            failures.append(f"cannot preload {name!r}: {type(exc).__name__}: {exc}")
+    gc.collect()
+    # A collection in a fork would copy every page that holds a collectable object.
+    gc.freeze()
+    return app, failures

@@ -1,0 +1,187 @@
+"""The zygote: a process of one thread that has IPython imported and forks workers in milliseconds.
+
+It never runs user code but for importing what `preload` names. When its socket closes it ends its workers and leaves;
+while it still imports, the parent-death signal does that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from capsule_kernel.wire.framing import FrameDecoder, encode_frames
+from capsule_kernel.wire.worker_messages import (
+    WORKER_DESCRIPTORS,
+    Completeness,
+    Exited,
+    Fork,
+    Forked,
+    FromZygote,
+    IsComplete,
+    WorkerOptions,
+    ZygoteOptions,
+    ZygoteReady,
+    decode_to_zygote,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.app import IPKernelApp
+
+_PR_SET_PDEATHSIG = 1
+_READ_BYTES = 1 << 16
+_MAX_DESCRIPTORS = 16 * len(WORKER_DESCRIPTORS)
+
+
+def main(control_fd: int, options_json: str) -> None:
+    """Import, then serve the socket `control_fd` until it closes. Does not return."""
+    parent = os.getppid()
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    # The front decides what an interrupt means; here it would only end a process that must not end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    options = msgspec.json.decode(options_json, type=ZygoteOptions)
+    control = socket.socket(fileno=control_fd)
+    control.set_inheritable(False)  # noqa: FBT003 - the standard library's signature
+    # The slow part, once the process cannot be orphaned.
+    from capsule_kernel.worker.warm import prepare  # noqa: PLC0415
+
+    try:
+        app, failures = prepare(options)
+    except BaseException:  # noqa: BLE001 - the process's top: the reason goes where the kernel's log goes
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+    zygote = Zygote(control, app, libc)
+    zygote.say(ZygoteReady(banner=app.shell.banner, failures=failures))
+    zygote.serve()
+
+
+class Zygote:
+    """Forks workers, reports their ends, and says whether code is complete."""
+
+    def __init__(self, control: socket.socket, app: IPKernelApp, libc: ctypes.CDLL) -> None:
+        self._control = control
+        self._app = app
+        self._libc = libc
+        self._decoder = FrameDecoder()
+        self._descriptors: list[int] = []
+        self._pidfds: dict[int, int] = {}
+
+    def say(self, message: FromZygote) -> None:
+        """Tell the front something."""
+        self._control.sendall(encode_frames(encode(message)))
+
+    def serve(self) -> None:
+        """Serve until the front closes the socket."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        try:
+            while True:
+                for descriptor, _ in poll.poll():
+                    if descriptor == self._control.fileno():
+                        if not self._receive(poll):
+                            return
+                    else:
+                        poll.unregister(descriptor)
+                        self._reap(descriptor)
+        except OSError:
+            # The front is gone in the middle of a message.
+            return
+        finally:
+            self._end_workers()
+            os._exit(0)
+
+    def _receive(self, poll: select.poll) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._control, _READ_BYTES, _MAX_DESCRIPTORS)
+        self._descriptors += descriptors
+        if not data:
+            return False
+        for payload in self._decoder.feed(data):
+            message = decode_to_zygote(payload)
+            match message:
+                case Fork():
+                    self._fork(message, poll)
+                case IsComplete(serial=serial, code=code):
+                    status, indent = self._completeness(code)
+                    self.say(Completeness(serial=serial, status=status, indent=indent))
+        return True
+
+    def _completeness(self, code: str) -> tuple[str, str]:
+        """Return status and indent of an `is_complete_reply`."""
+        try:
+            status, spaces = self._app.shell.input_transformer_manager.check_complete(code)
+        except Exception:  # noqa: BLE001 - IPython's tokenizer on arbitrary text; the protocol has a word for it
+            return "unknown", ""
+        return status, " " * (spaces or 0) if status == "incomplete" else ""
+
+    def _fork(self, message: Fork, poll: select.poll) -> None:
+        count = len(WORKER_DESCRIPTORS)
+        descriptors, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            self.say(Forked(worker=message.worker, pid=0, error=f"fork failed: {exc}"))
+            pid = -1
+        if pid == 0:
+            self._become_worker(message, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if pid < 0:
+            return
+        pidfd = os.pidfd_open(pid)
+        self._pidfds[pidfd] = pid
+        poll.register(pidfd, select.POLLIN)
+        self.say(Forked(worker=message.worker, pid=pid))
+
+    def _become_worker(self, message: Fork, descriptors: list[int]) -> None:
+        try:
+            zygote = os.getppid()
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != zygote or zygote == 1:
+                os._exit(0)
+            os.setpgid(0, 0)
+            self._control.close()
+            for pidfd in self._pidfds:
+                os.close(pidfd)
+            from capsule_kernel.worker.root import Worker  # noqa: PLC0415 - imported by `prepare`; here for the cycle
+
+            main_fd, side_fd, out_fd, err_fd, fault_fd = descriptors
+            os.dup2(out_fd, 1)
+            os.dup2(err_fd, 2)
+            os.close(out_fd)
+            os.close(err_fd)
+            options = msgspec.msgpack.decode(message.options, type=WorkerOptions)
+            Worker(
+                app=self._app,
+                options=options,
+                main=socket.socket(fileno=main_fd),
+                side=socket.socket(fileno=side_fd),
+                fault_fd=fault_fd,
+            ).run()
+        except BaseException:  # noqa: BLE001 - the worker's top: the reason goes to descriptor 2, which the front reads
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(70)
+
+    def _reap(self, pidfd: int) -> None:
+        pid = self._pidfds.pop(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self.say(Exited(pid=pid, status=status))
+
+    def _end_workers(self) -> None:
+        for pid in self._pidfds.values():
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except OSError:
+                continue
