@@ -1,0 +1,25 @@
+"""Fixtures for the tests that start the kernel through jupyter_client."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .jupyter import Installed
+from .process import GONE_DEADLINE_S, wait_all_exited
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[Installed]:
+    found = Installed.into(tmp_path)
+    yield found
+    deadline = time.monotonic() + GONE_DEADLINE_S
+    while (left := found.processes()) and time.monotonic() < deadline:
+        wait_all_exited(left, deadline)
+    assert found.processes() == set()
