@@ -120,4 +120,5 @@ FIGURES: tuple[Figure, ...] = (
     *_interrupt("child", "interrupt subprocess.run"),
     *_interrupt("shell", "interrupt !sleep"),
     _figure("memory", "memory", "memory (PSS of all processes), idle", "MiB", Ratio("ipykernel", 0.9)),
+    _figure("memory", "memory_alone", "  the same, had nobody else Python in memory", "MiB", Ratio("ipykernel", 0.9)),
 )

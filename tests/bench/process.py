@@ -80,17 +80,6 @@ def kill_marked(mark: str, deadline_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
-def pss_bytes(mark: str) -> int:
-    """Proportional set size of all processes that bear the mark: shared pages count once in the sum."""
-    total = 0
-    for pid in marked_pids(mark):
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1]) * 1024
-    return total
-
-
 class KernelProcess:
     """A launched kernel. Construct, `start()`, use, `kill()` (or `with`)."""
 
