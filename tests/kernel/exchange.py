@@ -45,6 +45,9 @@ class Exchange:
         elif message.msg_type != "status":
             self._take_output(message)
         elif message.content.get("execution_state") == "busy":
+            if self.busy is not None and self.idle is None:
+                # Said again after another request's idle: the cell still runs.
+                return
             if self.busy is not None or self.iopub:
                 msg = f"busy is not the first message of {self!r}"
                 raise ProtocolViolationError(msg)

@@ -200,7 +200,7 @@ class KernelProcess:
     def log(self) -> str:
         """What the kernel's process wrote on its own standard output and error."""
         texts = [(name, (self.directory / name).read_text(errors="replace")) for name in ("stdout.txt", "stderr.txt")]
-        return "\n".join(f"--- {name}\n{text[-4000:]}" for name, text in texts if text)
+        return "\n".join(f"--- {name}\n{text[-2000:]}" for name, text in texts if text)
 
 
 def marked_processes(mark: str) -> set[int]:
