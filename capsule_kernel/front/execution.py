@@ -116,8 +116,11 @@ class Executions:
         self._queue.append(_Cell(request=request, content=content))
         self._next()
 
-    def interrupt(self) -> None:
-        """Interrupt the running cell. A second time, after a first one that nothing answered, replace the worker."""
+    def interrupt(self, *, by_signal: bool = False) -> None:
+        """Interrupt the running cell. A second time, after a first one that nothing answered, replace the worker.
+
+        `by_signal`: because the front got a SIGINT, which the worker may have got as well.
+        """
         running = self._running
         if running is None:
             return
@@ -132,7 +135,10 @@ class Executions:
         if running.interrupted_at is None or running.is_interrupt_seen:
             running.interrupted_at = now
             running.is_interrupt_seen = False
-        running.session.interrupt(running.cell.request.serial)
+        if by_signal:
+            running.session.pass_on_sigint()
+        else:
+            running.session.interrupt(running.cell.request.serial)
 
     def abort_queued(self) -> None:
         """Answer every queued execute_request with `aborted`."""
@@ -210,7 +216,9 @@ class Executions:
         self._count = message.next_count
         self._end(running, message.content, message.status)
         if self._stores(cell.content) and cell.content.code.strip():
-            self._history.store(running.count, message.transformed or cell.content.code, cell.content.code, message.output)
+            self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
+            if message.output is not None:
+                self._history.note_output(running.count, message.output, is_logged=message.logs_output)
         if message.status == "error" and cell.content.stop_on_error:
             self.abort_queued()
         if message.exiting and not message.keep_kernel:

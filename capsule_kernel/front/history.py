@@ -30,7 +30,7 @@ _WRITE_AFTER_S = 1.0
 _BUSY_TIMEOUT_S = 2.0
 
 Row = tuple[int, int, Any]
-Input = tuple[int, str, str, str | None]
+Input = tuple[int, str, str]
 
 
 def default_file(environ: dict[str, str], profile: str) -> str:
@@ -51,13 +51,20 @@ class History:
         self._unwritten: list[Input] = []
         self._timer: asyncio.TimerHandle | None = None
         self._count = 0
+        self._outputs: dict[int, str] = {}
 
-    def store(self, line: int, source: str, source_raw: str, output: str | None) -> None:
+    def note_output(self, line: int, text: str, *, is_logged: bool) -> None:
+        """Remember the result of a line of this session; `is_logged` puts it into the file as well."""
+        self._outputs[line] = text
+        if is_logged:
+            self._submit(lambda: self._write_output(line, text))
+
+    def store(self, line: int, source: str, source_raw: str) -> None:
         """Keep an input; it is on disk within a second or so."""
         raw = source_raw.rstrip("\n")
         if raw.strip() in ("exit", "quit", "exit()", "quit()", "%exit", "%quit"):
             return
-        self._unwritten.append((line, source.rstrip("\n"), raw, output))
+        self._unwritten.append((line, source.rstrip("\n"), raw))
         if self._timer is None:
             self._timer = self._loop.call_later(_WRITE_AFTER_S, self._write_soon)
 
@@ -132,14 +139,21 @@ class History:
         database = self._open()
         try:
             with database:
-                for line, source, raw, output in rows:
+                for line, source, raw in rows:
                     # Lines count anew after %reset; both are kept, under the next free number.
                     self._count = number = max(line, self._count + 1)
                     database.execute("INSERT INTO history VALUES (?, ?, ?, ?)", (self._session, number, source, raw))
-                    if output is not None:
-                        database.execute("INSERT INTO output_history VALUES (?, ?, ?)", (self._session, number, output))
         except sqlite3.Error as exc:
             _log.warning("%d inputs were not written to the history file %s: %s", len(rows), self._path, exc)
+
+    def _write_output(self, line: int, text: str) -> None:
+        import sqlite3  # noqa: PLC0415 - not on the start path
+
+        try:
+            with self._open() as database:
+                database.execute("INSERT OR REPLACE INTO output_history VALUES (?, ?, ?)", (self._session, line, text))
+        except sqlite3.Error as exc:
+            _log.warning("a result was not written to the history file %s: %s", self._path, exc)
 
     def _query(self, arguments: dict[str, Any]) -> list[Row]:
         import sqlite3  # noqa: PLC0415 - not on the start path
@@ -175,7 +189,11 @@ class History:
             case _:
                 rows = []
         if with_output:
-            return [(session, line, (text, output)) for session, line, text, output in rows]
+            ours = self._session
+            return [
+                (session, line, (text, self._outputs.get(line) if session == ours else output))
+                for session, line, text, output in rows
+            ]
         return [(session, line, text) for session, line, text in rows]
 
     def _select_range(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -164,7 +165,7 @@ class Kernel:
         self._dispatch.start(self._sockets.control, self._sockets.shell)
         self._pool.start(spawned)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
-        self._loop.add_signal_handler(signal.SIGINT, self._executions.interrupt)
+        self._loop.add_signal_handler(signal.SIGINT, functools.partial(self._executions.interrupt, by_signal=True))
         self._watch_parent()
 
     async def run(self) -> int:

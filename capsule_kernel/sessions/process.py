@@ -70,6 +70,42 @@ def signal_group(pgid: int, number: int) -> bool:
     return True
 
 
+def descendants(pid: int) -> list[int]:
+    """Return the pids of all children of `pid`, theirs included, as far as /proc shows them now."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        children = _children(current)
+        found += children
+        waiting += children
+    return found
+
+
+def signal_foreign_groups(pid: int, number: int) -> None:
+    """Send a signal to the process groups of `pid`'s descendants that are not its own group."""
+    groups = set()
+    for child in descendants(pid):
+        try:
+            groups.add(os.getpgid(child))
+        except ProcessLookupError:
+            continue
+    for group in groups - {pid, os.getpgrp()}:
+        signal_group(group, number)
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:  # noqa: PTH123 - pathlib is not on the start path
+                children += [int(word) for word in file.read().split()]
+    except OSError:
+        # It has ended meanwhile.
+        return children
+    return children
+
+
 def describe_status(status: int | None) -> str:
     """Return the wait status of `waitpid` in words."""
     if status is None:

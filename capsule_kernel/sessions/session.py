@@ -19,7 +19,12 @@ import msgspec
 from capsule_kernel.errors import ProtocolError, WorkerStartError
 from capsule_kernel.sessions.lifecycle import Event, Phase, advance
 from capsule_kernel.sessions.link import Link
-from capsule_kernel.sessions.process import describe_status, signal_group, signal_process
+from capsule_kernel.sessions.process import (
+    describe_status,
+    signal_foreign_groups,
+    signal_group,
+    signal_process,
+)
 from capsule_kernel.sessions.zygote import Zygote
 from capsule_kernel.wire.worker_messages import (
     INTERRUPT_SIGNAL,
@@ -178,7 +183,16 @@ class Session:
         self._interrupts += 1
         self.say(Interrupt(serial=serial, number=self._interrupts))
         signal_process(self._pidfd, INTERRUPT_SIGNAL)
-        signal_group(self.pid, signal.SIGINT)
+        self.pass_on_sigint()
+
+    def pass_on_sigint(self) -> None:
+        """Send SIGINT to the worker, its process group, and the groups that its children made for themselves.
+
+        The worker takes it for the same interrupt as one that reached it otherwise shortly before.
+        """
+        if self.pid:
+            signal_group(self.pid, signal.SIGINT)
+            signal_foreign_groups(self.pid, signal.SIGINT)
 
     def stop(self, *, restart: bool) -> None:
         """Ask the worker to run its exit handlers and leave."""
@@ -195,6 +209,8 @@ class Session:
         self.phase = advance(self.phase, Event.STOP)
         self._stop_cause = self._stop_cause or cause
         if self._pidfd >= 0:
+            # While they can still be found through their parent.
+            signal_foreign_groups(self.pid, signal.SIGKILL)
             signal_process(self._pidfd, signal.SIGKILL)
 
     def kill_group(self) -> None:

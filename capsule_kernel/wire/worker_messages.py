@@ -140,6 +140,8 @@ class Done(_Message, frozen=True, kw_only=True, tag=4):
     next_count: int
     transformed: str
     output: str | None = None
+    """Text of the cell's result; `logs_output`: to be written to the history file as well."""
+    logs_output: bool = False
     exiting: bool = False
     keep_kernel: bool = False
     replace_worker: bool = False

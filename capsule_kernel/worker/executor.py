@@ -57,7 +57,9 @@ class AsyncExecutor:
                 result = self._run(code, silent=silent, store_history=store_history, cell_id=cell_id)
         except KeyboardInterrupt as exc:
             # Not in user code proper: before the cell began, or in what IPython does around it.
-            result = self._interrupted(exc, code, silent=silent, store_history=store_history, cell_id=cell_id)
+            result = self._failed(exc, code, silent=silent, store_history=store_history, cell_id=cell_id)
+        except Exception as exc:  # noqa: BLE001 - IPython's machinery around the cell, with user code in it: the cell failed
+            result = self._failed(exc, code, silent=silent, store_history=store_history, cell_id=cell_id)
         self._name_forgotten_coroutine(result)
         try:
             shell.events.trigger("post_execute")
@@ -86,17 +88,17 @@ class AsyncExecutor:
             cell_id=cell_id,
         )
         if mode is ExecutionMode.TOP_LEVEL_AWAIT and shell.autoawait:
-            return self._coordinator.run(coroutine, on_task=self._cancellation.watch_task)
+            return self._coordinator.run(coroutine, on_task=self._cancellation.watch_task, cancel=self._cancellation.cancel_task)
         with self._coordinator.stepping_aside():
             return self._coordinator.context.run(_run_without_loop, coroutine)
 
-    def _interrupted(
-        self, exc: KeyboardInterrupt, code: str, *, silent: bool, store_history: bool, cell_id: str | None
+    def _failed(
+        self, exc: BaseException, code: str, *, silent: bool, store_history: bool, cell_id: str | None
     ) -> Any:
         shell = self._shell
         result = ExecutionResult(ExecutionInfo(code, store_history, silent, True, cell_id, None))  # noqa: FBT003 - IPython's signature
         result.error_in_exec = exc
-        shell.showtraceback((KeyboardInterrupt, exc, exc.__traceback__), exception_only=True)
+        shell.showtraceback((type(exc), exc, exc.__traceback__), exception_only=isinstance(exc, KeyboardInterrupt))
         return result
 
     def _name_forgotten_coroutine(self, result: Any) -> None:

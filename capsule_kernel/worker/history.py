@@ -35,6 +35,9 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
     def end_session(self) -> None:
         """The front ends sessions."""
 
+    def close(self) -> None:
+        """There is nothing to close."""
+
     def writeout_cache(self, conn: Any = None) -> None:  # noqa: ARG002 - IPython's signature
         """The front writes."""
         self.db_input_cache = []

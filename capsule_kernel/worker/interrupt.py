@@ -21,6 +21,7 @@ from types import CodeType, FrameType
 from capsule_kernel.wire.worker_messages import INTERRUPT_SIGNAL
 
 _SAME_INTERRUPT_S = 0.5
+_COMES_ROUND_S = 0.05
 _RUN_ONCE: CodeType = asyncio.base_events.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - to tell the loop's own frames from user code's
 _HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - as above
 
@@ -43,12 +44,13 @@ class ExecutionCancellation:
         self._deferrals = 0
         self._is_pending = False
         self._from_front = False
-        self._last = float("-inf")
+        self._last_from_front = self._last_raw = float("-inf")
         self._seen = 0
         self._asked: tuple[int, int] = (0, 0)
         self._cancelled_threads: set[int] = set()
         self._on_seen: Callable[[int], None] | None = None
         self.interrupts_task = False
+        self._is_forced = False
 
     @property
     def serial(self) -> int:
@@ -134,12 +136,19 @@ class ExecutionCancellation:
     def _on_sigint(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
         from_front, self._from_front = self._from_front, False
         now = self._monotonic()
-        if not from_front and now - self._last < _SAME_INTERRUPT_S:
-            return
         if not self._serial:
             return
-        self._last = now
-        self._seen += from_front
+        if from_front:
+            self._seen += 1
+            # The front also signals the process group, and Python calls handlers in the order of signal numbers.
+            is_same = self._last_raw > self._last_from_front and now - self._last_raw < _SAME_INTERRUPT_S
+            self._last_from_front = now
+        else:
+            is_same = now - max(self._last_raw, self._last_from_front) < _SAME_INTERRUPT_S
+            if not is_same:
+                self._last_raw = now
+        if is_same:
+            return
         if self._deferrals:
             self._is_pending = True
             return
@@ -149,13 +158,32 @@ class ExecutionCancellation:
         if not self._serial:
             return
         self._tell()
-        if self._task is not None and self._loop is not None and _is_in_loop(frame):
-            self.interrupts_task = True
-            self._task.cancel()
-            # `cancel` from a signal handler does not wake the selector.
-            self._loop.call_soon_threadsafe(_nothing)
-            return
+        if self._task is not None and self._loop is not None and self._loop.is_running():
+            current = asyncio.current_task(self._loop)
+            if current is not self._task and (not self._is_forced or _is_in_loop(frame)):
+                # The loop's own code must not be torn apart, nor a task that happens to run: they come round.
+                self.cancel_task()
+                return
+        self._is_forced = False
         raise KeyboardInterrupt
+
+    def cancel_task(self) -> None:
+        """Cancel the running cell's task, as an interrupt, and make sure that the loop notices."""
+        assert self._task is not None
+        assert self._loop is not None
+        self.interrupts_task = True
+        self._task.cancel()
+        # `cancel` from a signal handler does not wake the selector.
+        self._loop.call_soon_threadsafe(_nothing)
+        timer = threading.Timer(_COMES_ROUND_S, self._force, (self._serial,))
+        timer.daemon = True
+        timer.start()
+
+    def _force(self, serial: int) -> None:
+        """Raise in whatever task keeps the loop from coming round."""
+        if self._serial == serial and self.interrupts_task:
+            self._is_forced = True
+            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
 
     def _tell(self) -> None:
         if self._on_seen is not None:
@@ -167,7 +195,11 @@ def _main_ident() -> int:
 
 
 def _is_in_loop(frame: FrameType | None) -> bool:
-    """Return whether the loop's own code runs, rather than a callback or a task's step."""
+    """Return whether the loop's own code runs, rather than what a callback or a task's step has called."""
+    return frame is None or frame.f_code is _HANDLE_RUN or _is_below_run_once(frame)
+
+
+def _is_below_run_once(frame: FrameType | None) -> bool:
     while frame is not None:
         if frame.f_code is _HANDLE_RUN:
             return False

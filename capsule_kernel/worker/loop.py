@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import sys
 import weakref
 from asyncio import events
 from collections import deque
@@ -20,13 +21,15 @@ from typing import Any
 
 _c_get_running_loop = events._get_running_loop  # noqa: SLF001 - what is wrapped
 _c_set_running_loop = events._set_running_loop  # noqa: SLF001 - what is wrapped
+_DETECTORS = frozenset({"anyio._core._eventloop"})
+"""Modules that refuse to run a loop of their own where `asyncio.get_running_loop` finds one."""
 _aside: list[asyncio.AbstractEventLoop] = []
 """The loop that a synchronous cell has stepped aside for it, or nothing."""
 
 
 def _get_running_loop() -> asyncio.AbstractEventLoop | None:
     loop = _c_get_running_loop()
-    if _aside and loop is _aside[0]:
+    if _aside and loop is _aside[0] and not loop.is_running():
         return None
     return loop
 
@@ -38,8 +41,16 @@ def _set_running_loop(loop: asyncio.AbstractEventLoop | None) -> None:
     _c_set_running_loop(loop)
 
 
+def _public_get_running_loop() -> asyncio.AbstractEventLoop:
+    loop = events.get_running_loop()
+    if _aside and not loop.is_running() and sys._getframe(1).f_globals.get("__name__") in _DETECTORS:  # noqa: SLF001 - the caller decides
+        raise RuntimeError("no running event loop")
+    return loop
+
+
 def teach_asyncio() -> None:
-    """Have asyncio's runners see no running loop while the worker's has stepped aside."""
+    """Have asyncio's runners, and anyio's, see no running loop while the worker's has stepped aside."""
+    asyncio.get_running_loop = _public_get_running_loop
     events._get_running_loop = _get_running_loop  # noqa: SLF001 - asyncio.run and run_forever look here
     events._set_running_loop = _set_running_loop  # noqa: SLF001 - as above
 
@@ -124,10 +135,11 @@ class EventLoopCoordinator:
         coroutine: Coroutine[Any, Any, Any],
         *,
         on_task: Callable[[asyncio.Task[Any] | None, asyncio.AbstractEventLoop], None],
+        cancel: Callable[[], None],
     ) -> Any:
         """Run `coroutine` as a task in the session's context until it is done; return its result.
 
-        `on_task` is told the task while it runs, for interrupts.
+        `on_task` is told the task while it runs, for interrupts; `cancel` cancels it as an interrupt does.
         """
         loop = self.ensure_event_loop()
         task = loop.create_task(coroutine, context=self.context)
@@ -139,7 +151,8 @@ class EventLoopCoordinator:
                     loop.run_forever()
                 except KeyboardInterrupt:
                     # It struck another task's code: the cell is what was to be interrupted.
-                    task.cancel()
+                    if not task.done():
+                        cancel()
             return task.result()
         finally:
             on_task(None, loop)

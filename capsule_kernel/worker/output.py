@@ -44,6 +44,11 @@ class OutStream(io.TextIOBase):
         self._held_characters = 0
         self._held_parent = 0
         self._hooks: list[Callable[[str], str | None]] = []
+        self._other: OutStream | None = None
+
+    def keep_order_with(self, other: OutStream) -> None:
+        """Publish what `other` holds before text that is written here later."""
+        self._other = other
 
     def connect(self, channel: Channel, wake: Callable[[], None]) -> None:
         """Publish through `channel`; `wake` is called when text begins to wait."""
@@ -69,8 +74,11 @@ class OutStream(io.TextIOBase):
             if self._held_parent != parent:
                 self._publish()
                 self._held_parent = parent
-            if not self._held_characters and self._wake is not None:
-                self._wake()
+            if not self._held_characters:
+                if self._other is not None and self._other._held_characters:  # noqa: SLF001 - same class
+                    self._other.flush()
+                if self._wake is not None:
+                    self._wake()
             self._held.append(text)
             self._held_characters += len(text)
             if self._held_characters >= self._limit:
@@ -213,3 +221,6 @@ STDOUT = OutStream("stdout")
 
 STDERR = OutStream("stderr")
 """What `sys.stderr` is in every worker."""
+
+STDOUT.keep_order_with(STDERR)
+STDERR.keep_order_with(STDOUT)

@@ -164,9 +164,8 @@ class Worker:
             content=encode_content(content),
             next_count=shell.execution_count,
             transformed=shell.last_transformed if shell.last_transformed != message.code else "",
-            output=shell.history_manager.output_hist_reprs.get(message.execution_count)
-            if shell.history_manager.db_log_output
-            else None,
+            output=shell.history_manager.output_hist_reprs.get(message.execution_count),
+            logs_output=shell.history_manager.db_log_output,
             exiting=bool(shell.exit_now) or any(p.get("source") == "ask_exit" for p in content["payload"]),
             keep_kernel=bool(shell.keepkernel_on_exit),
             replace_worker=self.kernel.replace_worker,

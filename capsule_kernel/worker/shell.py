@@ -1,6 +1,6 @@
 """IPython's shell as the worker embeds it: displays, tracebacks, payloads, compiling, all of it published.
 
-The class bears the name that libraries look for: `ZMQInteractiveShell`.
+The class bears the name that libraries look for (`ZMQInteractiveShell`), and says to be ipykernel's where that is loaded.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ import bdb
 import os
 import sys
 from subprocess import CalledProcessError
-from types import CodeType
+from types import CodeType, TracebackType
 from typing import Any
 from warnings import warn
 
 from IPython.core import page
 from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from IPython.core.payload import PayloadManager
 from traitlets import Any as AnyTrait
@@ -69,6 +70,12 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
     @default("exiter")
     def _default_exiter(self) -> ZMQExitAutocall:
         return ZMQExitAutocall(self)
+
+    @property
+    def __class__(self) -> type:
+        """ipykernel's class where somebody has imported that, for libraries that ask `isinstance`."""
+        real = getattr(sys.modules.get("ipykernel.zmqshell"), "ZMQInteractiveShell", None)
+        return type(self) if real is None else real
 
     # --- what IPython's constructor calls ----------------------------------------------------------------------------
 
@@ -221,6 +228,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
                 sys.excepthook = previous_hook
         except SystemExit as exc:
             self._note(result, exc)
+            exc.__traceback__ = _of_user(exc.__traceback__)
             self.showtraceback(exception_only=True)
             warn("To exit: use 'exit', 'quit', or Ctrl-D.", stacklevel=1)
         except bdb.BdbQuit as exc:
@@ -230,10 +238,21 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
             self.CustomTB(type(exc), exc, exc.__traceback__)
         except BaseException as exc:  # noqa: BLE001 - user code's errors are shown, all of them
             self._note(result, exc)
-            self.showtraceback(running_compiled_code=True)
+            exc.__traceback__ = _of_user(exc.__traceback__)
+            self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
+            if self._last_traceback is None:
+                # IPython could not format it, for example since its __str__ raises.
+                self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {_text_of(exc)}"])
         else:
             return False
         return True
+
+    def _format_exception_for_storage(
+        self, exception: BaseException, filename: str | None = None, running_compiled_code: bool = False  # noqa: ARG002, FBT001, FBT002 - IPython's signature
+    ) -> dict[str, Any]:
+        """Return what `%notebook` stores of an error: what was shown. IPython would format it a second time."""
+        name = type(exception).__name__
+        return {"ename": name, "evalue": _text_of(exception), "traceback": self._last_traceback or [name]}
 
     def _note(self, result: Any, exc: BaseException) -> None:
         if result is not None:
@@ -246,6 +265,16 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         content = {"ename": str(etype.__name__), "evalue": _text_of(evalue), "traceback": list(stb)}
         self.outlet.publish("error", content)
         self._last_traceback = content["traceback"]
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """Accept the loops that need nothing: none, and asyncio, which runs anyway.
+
+        Raises:
+            UsageError: any other, which would need its toolkit's loop.
+        """
+        if gui not in (None, "", "inline", "asyncio"):
+            raise UsageError(f"the event loop of {gui!r} is not supported by this kernel")
+        self.active_eventloop = gui
 
     # --- children ----------------------------------------------------------------------------------------------------
 
@@ -266,6 +295,20 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
 
 _REQUESTS_KEPT = 1024
+_OURS = "capsule_kernel."
+
+
+def _of_user(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the kernel's own frames: those above the cell, and the driver of its awaits."""
+    kept: list[TracebackType] = []
+    while traceback is not None:
+        if not str(traceback.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    result: TracebackType | None = None
+    for item in reversed(kept):
+        result = TracebackType(result, item.tb_frame, item.tb_lasti, item.tb_lineno)
+    return result
 
 
 def _text_of(evalue: object) -> str:

@@ -1,7 +1,7 @@
 """`!command` and `%system`'s live form: a shell in a pseudo-terminal, its output streamed while it runs.
 
-The command gets a session of its own (it may want a terminal), so an interrupt is passed on to its process group:
-SIGINT, and what that does not end, SIGTERM and SIGKILL.
+The command stays in the worker's process group, which the front sends SIGINT at an interrupt; what that does not end
+gets SIGTERM and SIGKILL. It dies with the worker for the same reason.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ def run_command(command: str) -> int:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            start_new_session=True,
         )
     finally:
         os.close(slave)
@@ -46,7 +45,7 @@ def run_command(command: str) -> int:
     try:
         _pump(master, pidfd)
     except KeyboardInterrupt:
-        _end_group(process, master)
+        _end(process, master)
     finally:
         os.close(pidfd)
         os.close(master)
@@ -80,10 +79,12 @@ def _read(master: int) -> bytes:
         return b""
 
 
-def _end_group(process: subprocess.Popen[bytes], master: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+def _end(process: subprocess.Popen[bytes], master: int) -> None:
+    # It has had its SIGINT as a member of the group.
+    for number in (0, signal.SIGTERM, signal.SIGKILL):
+        for pid in (*_descendants(process.pid), process.pid) if number else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         deadline = time.monotonic() + _GRACE_S
         poll = select.poll()
         poll.register(master, select.POLLIN)
@@ -92,3 +93,14 @@ def _end_group(process: subprocess.Popen[bytes], master: int) -> None:
                 poll.unregister(master)
         if process.poll() is not None:
             return
+
+
+def _descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:  # noqa: PTH123 - a line of /proc
+            for word in file.read().split():
+                found += (*_descendants(int(word)), int(word))
+    except OSError:
+        return found
+    return found
