@@ -40,7 +40,7 @@ class RunDisplay:
         self._done = 0
         self._label = "starting the kernel"
         self._run_began = self._cell_began = time.monotonic()
-        self._partial = ""
+        self._partial: list[str] = []
 
     def __call__(self, event: RunEvent) -> None:
         """Show one event."""
@@ -95,18 +95,22 @@ class RunDisplay:
 
     def _print(self, text: str) -> None:
         """Print a cell's text. An unfinished line waits for its end, as the line of progress would break it."""
-        lines, newline, self._partial = (self._partial + text).rpartition("\n")
+        lines, newline, rest = text.rpartition("\n")
         if newline:
-            self._emit(lines + newline)
+            self._emit("".join((*self._partial, lines, newline)))
+            self._partial = []
+        if rest:
+            self._partial.append(rest)
 
     def _flush_partial(self) -> None:
         if self._partial:
-            self._emit(self._partial + "\n")
-            self._partial = ""
+            self._emit("".join((*self._partial, "\n")))
+            self._partial = []
 
     def _emit(self, text: str) -> None:
-        # A bar that redraws itself with carriage returns shows its last state.
-        text = re.sub(r"[^\n]*\r(?=[^\n\r])", "", text.replace("\r\n", "\n"))
+        """Write whole lines. A bar that redraws itself with carriage returns shows its last state."""
+        if "\r" in text:
+            text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
         if not self._out_colored:
             text = _CONTROL.sub("", text)
         if self._live:
