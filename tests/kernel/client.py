@@ -360,6 +360,11 @@ class Client:
             msg = f"{len(left)} messages or requests that the test did not assert:\n{shown}"
             raise AssertionError(msg)
 
+    def abandon(self) -> None:
+        """Close and claim everything: the kernel's end is the test's subject, and may come amid a cell's messages."""
+        self.close()
+        self.forget()
+
     def forget(self) -> None:
         """Drop the record of past requests; what still arrives for them is reported as unclaimed."""
         self.exchanges.clear()

@@ -57,6 +57,7 @@ def test_nothing_is_left(end: str, state: str, kernel: Client) -> None:
     bring_into(kernel, state)
     ENDS[end](kernel)
     kernel.process.wait_exit()
+    kernel.abandon()
     kernel.process.wait_gone()
 
 
@@ -70,6 +71,7 @@ def test_nothing_is_left_when_the_parent_ends(state: str, start_kernel: KernelSt
         finally:
             parent.kill()
     kernel.process.wait_exit()
+    kernel.abandon()
     kernel.process.wait_gone()
 
 

@@ -154,6 +154,9 @@ def test_a_preload_that_is_noisy_disturbs_nothing(start_kernel: KernelStarter) -
         "--CapsuleKernel.preload=['noisy_module']", env={"PYTHONPATH": str(start_kernel.directory / "lib")}
     )
     assert kernel.run("'clean'").text == "'clean'"
+    # What it said belongs to no cell.
+    kernel.drain()
+    kernel.claim_unparented("stream")
 
 
 def test_ipython_arguments_are_honoured(start_kernel: KernelStarter) -> None:
