@@ -49,7 +49,9 @@ def read_connection(path: str) -> Connection:
         with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not on the start path
             data = file.read()
     except FileNotFoundError:
-        raise ConnectionFileError(path, "there is no such file; give -f the path that the Jupyter client wrote") from None
+        raise ConnectionFileError(
+            path, "there is no such file; give -f the path that the Jupyter client wrote"
+        ) from None
     except OSError as exc:
         raise ConnectionFileError(path, f"it cannot be read: {exc.strerror}") from exc
     try:

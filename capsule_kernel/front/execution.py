@@ -126,7 +126,11 @@ class Executions:
             return
         now = self._clock.monotonic()
         grace_s = self._settings.interrupt_grace_ms / 1000
-        if running.interrupted_at is not None and not running.is_interrupt_seen and now - running.interrupted_at >= grace_s:
+        if (
+            running.interrupted_at is not None
+            and not running.is_interrupt_seen
+            and now - running.interrupted_at >= grace_s
+        ):
             self._on_replace(
                 f"it did not answer an interrupt within {grace_s:g} s (a C loop that holds the interpreter?), and was "
                 "interrupted again, so it was ended"
@@ -160,7 +164,10 @@ class Executions:
             content = _error_content("NoWorker", f"no worker can be started: {reason}", [])
             self._publish_error(content, parent)
             self._replies.send(
-                cell.request, "execute_reply", encode_json({"status": "error", **content}), metadata=self._metadata("error")
+                cell.request,
+                "execute_reply",
+                encode_json({"status": "error", **content}),
+                metadata=self._metadata("error"),
             )
             self._iopub.status("idle", parent=parent)
 

@@ -110,7 +110,9 @@ class History:
         try:
             database = self._connect(self._path)
         except (sqlite3.Error, OSError) as exc:
-            _log.warning("history file %s cannot be used (%s): this session's history is kept in memory only", self._path, exc)
+            _log.warning(
+                "history file %s cannot be used (%s): this session's history is kept in memory only", self._path, exc
+            )
             database = self._connect(":memory:")
         self._database = database
         return database
@@ -125,7 +127,8 @@ class History:
             with database:
                 database.executescript(_SCHEMA)
                 cursor = database.execute(
-                    "INSERT INTO sessions VALUES (NULL, ?, NULL, NULL, '')", (datetime.datetime.now().isoformat(" "),)  # noqa: DTZ005 - as IPython has it
+                    "INSERT INTO sessions VALUES (NULL, ?, NULL, NULL, '')",
+                    (datetime.datetime.now().isoformat(" "),),  # noqa: DTZ005 - as IPython has it
                 )
                 self._session = cursor.lastrowid or 0
         except sqlite3.Error:
@@ -173,7 +176,8 @@ class History:
             case "tail":
                 limit = int(arguments.get("n") or 10)
                 rows = database.execute(
-                    f"SELECT {what} FROM {source} ORDER BY h.session DESC, h.line DESC LIMIT ?", (limit,)  # noqa: S608 - built from constants
+                    f"SELECT {what} FROM {source} ORDER BY h.session DESC, h.line DESC LIMIT ?",
+                    (limit,),  # noqa: S608 - built from constants
                 ).fetchall()[::-1]
             case "range":
                 rows = self._select_range(database, what, source, arguments)

@@ -1,11 +1,15 @@
-"""The kernel's start: arguments, connection file, zygote, and only then what takes long to import.
+"""The kernel's start: arguments, what front and zygote both need, the fork of the zygote, and only then the rest.
 
-The zygote is started before the front imports ZMQ and asyncio, so that both processes import at the same time.
+After the fork both processes import at the same time, and what they had imported before is in memory once. The zygote
+is forked before the connection file is read: it and its workers never see the key.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ from capsule_kernel.front.connection import (
     read_connection,
     write_connection,
 )
-from capsule_kernel.sessions.process import SpawnedZygote, spawn_zygote
+from capsule_kernel.sessions.process import SpawnedZygote, fork_zygote
 from capsule_kernel.settings import Launch, load_launch
 from capsule_kernel.wire.worker_messages import ZygoteOptions
 
@@ -39,7 +43,9 @@ def main(argv: Sequence[str]) -> int:
         zygote_options = ZygoteOptions(
             preload=list(launch.settings.preload), ipython_args=list(launch.ipython_args), environment={}
         )
-        spawned = spawn_zygote(zygote_options)
+        # Imports make hardly any garbage, and a collection would touch all that they made.
+        gc.disable()
+        spawned = fork_zygote(_enter_zygote, zygote_options)
         try:
             return _run(launch, zygote_options, spawned)
         finally:
@@ -59,10 +65,7 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
         path, connection = new_connection(launch, session)
         is_ours = True
 
-    import asyncio  # noqa: PLC0415 - after the zygote was started
-    import logging  # noqa: PLC0415 - as above
-
-    from capsule_kernel.clock import Clock  # noqa: PLC0415 - as above
+    from capsule_kernel.clock import Clock  # noqa: PLC0415 - after the zygote was forked
     from capsule_kernel.front.kernel import Kernel  # noqa: PLC0415 - as above
     from capsule_kernel.wire.jupyter import Wire  # noqa: PLC0415 - as above
 
@@ -84,6 +87,8 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
         loop=loop,
     )
     bound = kernel.bind()
+    gc.freeze()
+    gc.enable()
     if is_ours or bound != connection:
         write_connection(path, bound)
     if is_ours:
@@ -102,6 +107,13 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
 async def _serve(kernel: Kernel, spawned: SpawnedZygote) -> int:
     kernel.start(spawned)
     return await kernel.run()
+
+
+def _enter_zygote(control_fd: int, options_json: str) -> None:
+    # In the child only: the front never imports IPython.
+    from capsule_kernel.worker.zygote import main as zygote_main  # noqa: PLC0415
+
+    zygote_main(control_fd, options_json)
 
 
 def _end_zygote(spawned: SpawnedZygote) -> None:

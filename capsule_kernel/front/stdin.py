@@ -62,7 +62,9 @@ class Stdin:
     def withdraw(self, session: Session, ask: int | None = None) -> None:
         """Forget a question of `session`, or all of them: nobody waits any more."""
         self._open = [
-            question for question in self._open if question[0] is not session or (ask is not None and question[1] != ask)
+            question
+            for question in self._open
+            if question[0] is not session or (ask is not None and question[1] != ask)
         ]
 
     def _on_frames(self, frames: list[bytes]) -> None:

@@ -5,10 +5,12 @@ It knows pids, descriptors and groups, and nothing of what the processes do.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -28,10 +30,36 @@ class SpawnedZygote(NamedTuple):
     control: socket.socket
 
 
-def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
-    """Start the zygote and return at once: its imports overlap with the caller's own.
+def fork_zygote(enter: Callable[[int, str], None], options: ZygoteOptions) -> SpawnedZygote:
+    """Fork the first zygote off a front that has only begun: it has one thread and has read no key.
 
-    It is executed, not forked, and inherits one socket. `-c` rather than `-m`, with the empty entry of `sys.path` taken
+    What both have imported by then is in memory once. `enter` is called in the child with the descriptor of its socket
+    and the options as JSON, and does not return.
+    """
+    ours, theirs = socket.socketpair()
+    # Collections in either process would copy what they share.
+    gc.freeze()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        os.setpgid(0, 0)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        folder = os.getcwd()
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", folder)]
+        try:
+            enter(theirs.detach(), msgspec.json.encode(options).decode())
+        finally:
+            os._exit(1)
+    theirs.close()
+    return SpawnedZygote(pid, ours)
+
+
+def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
+    """Start a zygote in place of one that has ended; return at once, while it imports.
+
+    It is executed, since the front has threads by now, and inherits one socket. `-c` rather than `-m`, with the empty entry of `sys.path` taken
     out: a notebook's folder may hold a `queue.py`.
     """
     ours, theirs = socket.socketpair()

@@ -59,7 +59,9 @@ class Wire:
     def __init__(self, *, key: bytes, signature_scheme: str, session: str, username: str) -> None:
         digest = signature_scheme.removeprefix("hmac-")
         if digest == signature_scheme or digest not in hashlib.algorithms_available:
-            raise MessageRejected(f"unknown signature_scheme {signature_scheme!r}: expected 'hmac-' and a hash, such as hmac-sha256")
+            raise MessageRejected(
+                f"unknown signature_scheme {signature_scheme!r}: expected 'hmac-' and a hash, such as hmac-sha256"
+            )
         self.session = session
         self._hmac = hmac.new(key, digestmod=digest) if key else None
         self._seen: set[bytes] = set()

@@ -188,9 +188,7 @@ class Unasked(_Message, frozen=True, kw_only=True, tag=10):
     ask: int
 
 
-FromWorker = (
-    Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked
-)
+FromWorker = Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked
 
 # --- front to zygote and back ---------------------------------------------------------------------------------------
 

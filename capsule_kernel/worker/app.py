@@ -10,7 +10,13 @@ import os
 import sys
 from typing import Any
 
-from IPython.core.application import BaseIPythonApplication, base_aliases, base_flags
+from IPython.core.application import (
+    ENV_CONFIG_DIRS,
+    SYSTEM_CONFIG_DIRS,
+    BaseIPythonApplication,
+    base_aliases,
+    base_flags,
+)
 from IPython.core.profiledir import ProfileDir
 from IPython.core.shellapp import InteractiveShellApp, shell_aliases, shell_flags
 from traitlets import Unicode
@@ -27,6 +33,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[
     aliases = {**base_aliases, **shell_aliases}  # noqa: RUF012 - traitlets' way
     flags = {**base_flags, **shell_flags}  # noqa: RUF012 - traitlets' way
     classes = [ZMQInteractiveShell, ProfileDir, WorkerHistory]  # noqa: RUF012 - traitlets' way
+    _has_extensions = True
     connection_file = Unicode("", help="The connection file of the kernel.").tag(config=True)
 
     def configure(self, arguments: list[str]) -> None:
@@ -45,12 +52,36 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[
         self.shell = ZMQInteractiveShell.instance(parent=self, profile_dir=self.profile_dir)
         self.shell.configurables.append(self)
 
+    def prepare_workers(self) -> None:
+        """Do in the zygote what is the same for all workers and runs no code of the user's."""
+        if not self.extensions and not self.extra_extensions:
+            self.init_extensions()
+            self._has_extensions = False
+        self.shell.user_ns_hidden.update(self.shell.user_ns)
+        self.shell._sys_modules_keys = set(sys.modules)
+
     def apply(self) -> None:
-        """Make a new worker the user's own: `sys.path`, matplotlib, extensions, start-up files."""
+        """Make a new worker the user's own: `sys.path`, matplotlib, extensions, start-up files.
+
+        What is not configured is left out rather than found empty: each page that a worker touches is copied.
+        """
         self.init_path()
-        self.init_gui_pylab()
-        self.init_extensions()
-        self.init_code()
+        if self.gui or self.matplotlib or self.pylab:
+            self.init_gui_pylab()
+        if self._has_extensions:
+            self.init_extensions()
+        if self._has_code():
+            self.init_code()
+
+    def _has_code(self) -> bool:
+        """Return whether there is anything that `init_code` would run."""
+        if self.exec_lines or self.exec_files or self.code_to_run or self.file_to_run or self.module_to_run:
+            return True
+        if self.exec_PYTHONSTARTUP and os.environ.get("PYTHONSTARTUP"):
+            return True
+        profile = self.profile_dir.startup_dir
+        folders = [profile, *(os.path.join(path, "startup") for path in (*ENV_CONFIG_DIRS, *SYSTEM_CONFIG_DIRS))]
+        return any(name.endswith((".py", ".ipy")) for folder in folders for name in _names_in(folder))
 
     def init_crash_handler(self) -> None:
         """Leave `sys.excepthook` alone."""
@@ -63,3 +94,10 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[
     def exit(self, exit_status: int | str | None = 0) -> Any:
         """Do not let a bad configuration end the process: it has been logged."""
         raise SystemExit(exit_status)
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []

@@ -50,7 +50,11 @@ def detect_mode(source: str) -> ExecutionMode:
     """Return the mode of a cell that has been through IPython's input transforms."""
     if "async" not in source and "await" not in source:
         # No parse for most cells: without either word nothing can await.
-        return ExecutionMode.BLOCKING_SYNC if any(call in source for call in _BLOCKING_CALLS) else ExecutionMode.SIMPLE_SYNC
+        return (
+            ExecutionMode.BLOCKING_SYNC
+            if any(call in source for call in _BLOCKING_CALLS)
+            else ExecutionMode.SIMPLE_SYNC
+        )
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -217,4 +221,6 @@ def _split(nodes: list[ast.stmt], interactivity: str) -> tuple[list[ast.stmt], l
         case "all":
             return [], nodes
         case _:
-            raise ValueError(f"ast_node_interactivity is {interactivity!r}: expected all, last, last_expr, none or last_expr_or_assign")
+            raise ValueError(
+                f"ast_node_interactivity is {interactivity!r}: expected all, last, last_expr, none or last_expr_or_assign"
+            )

@@ -103,7 +103,9 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
     """Publishes `display_data` and its relatives."""
 
     outlet = AnyTrait()
-    store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(config=True)  # noqa: FBT003
+    store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(
+        config=True
+    )  # noqa: FBT003
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

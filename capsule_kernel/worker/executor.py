@@ -88,13 +88,13 @@ class AsyncExecutor:
             cell_id=cell_id,
         )
         if mode is ExecutionMode.TOP_LEVEL_AWAIT and shell.autoawait:
-            return self._coordinator.run(coroutine, on_task=self._cancellation.watch_task, cancel=self._cancellation.cancel_task)
+            return self._coordinator.run(
+                coroutine, on_task=self._cancellation.watch_task, cancel=self._cancellation.cancel_task
+            )
         with self._coordinator.stepping_aside():
             return self._coordinator.context.run(_run_without_loop, coroutine)
 
-    def _failed(
-        self, exc: BaseException, code: str, *, silent: bool, store_history: bool, cell_id: str | None
-    ) -> Any:
+    def _failed(self, exc: BaseException, code: str, *, silent: bool, store_history: bool, cell_id: str | None) -> Any:
         shell = self._shell
         result = ExecutionResult(ExecutionInfo(code, store_history, silent, True, cell_id, None))  # noqa: FBT003 - IPython's signature
         result.error_in_exec = exc

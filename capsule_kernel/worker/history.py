@@ -48,9 +48,13 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
         super().store_inputs(line_num, source, source_raw)
         self.db_input_cache = []
 
-    def get_tail(self, n: int = 10, raw: bool = True, output: bool = False, include_latest: bool = False) -> Iterable[Row]:  # noqa: FBT001, FBT002 - IPython's signature
+    def get_tail(
+        self, n: int = 10, raw: bool = True, output: bool = False, include_latest: bool = False
+    ) -> Iterable[Row]:  # noqa: FBT001, FBT002 - IPython's signature
         """Return the last `n` inputs over all sessions."""
-        return self._ask(hist_access_type="tail", n=n + (not include_latest), raw=raw, output=output)[: None if include_latest else -1]
+        return self._ask(hist_access_type="tail", n=n + (not include_latest), raw=raw, output=output)[
+            : None if include_latest else -1
+        ]
 
     def search(
         self,

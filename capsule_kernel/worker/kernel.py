@@ -132,9 +132,7 @@ class WorkerKernel:
     def _ask(self, prompt: str, *, password: bool) -> str:
         if not self.allow_stdin:
             name = "getpass" if password else "raw_input"
-            raise StdinNotImplementedError(
-                f"{name} was called, but this frontend does not support input requests."
-            )
+            raise StdinNotImplementedError(f"{name} was called, but this frontend does not support input requests.")
         sys.stdout.flush()
         sys.stderr.flush()
         ask = self._questions.open()

@@ -248,7 +248,10 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         return True
 
     def _format_exception_for_storage(
-        self, exception: BaseException, filename: str | None = None, running_compiled_code: bool = False  # noqa: ARG002, FBT001, FBT002 - IPython's signature
+        self,
+        exception: BaseException,
+        filename: str | None = None,
+        running_compiled_code: bool = False,  # noqa: ARG002, FBT001, FBT002 - IPython's signature
     ) -> dict[str, Any]:
         """Return what `%notebook` stores of an error: what was shown. IPython would format it a second time."""
         name = type(exception).__name__

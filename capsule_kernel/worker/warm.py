@@ -6,6 +6,8 @@ import gc
 import importlib
 import sys
 
+from IPython.extensions import storemagic
+
 from capsule_kernel.wire.worker_messages import ZygoteOptions
 from capsule_kernel.worker import loop, output, parents, root
 from capsule_kernel.worker.app import IPKernelApp
@@ -13,7 +15,8 @@ from capsule_kernel.worker.app import IPKernelApp
 
 def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     """Return the configured application and one line for each module that could not be preloaded."""
-    _ = root
+    gc.disable()
+    _ = root, storemagic
     loop.teach_asyncio()
     parents.pin_threads()
     sys.stdout = output.STDOUT
@@ -26,7 +29,8 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
             importlib.import_module(name)
         except Exception as exc:  # noqa: BLE001 - a module of the user's choice; the worker starts without it
             failures.append(f"cannot preload {name!r}: {type(exc).__name__}: {exc}")
-    gc.collect()
+    app.prepare_workers()
     # A collection in a fork would copy every page that holds a collectable object.
     gc.freeze()
+    gc.enable()
     return app, failures
