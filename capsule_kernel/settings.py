@@ -122,8 +122,8 @@ def load_launch(argv: Sequence[str], environ: Mapping[str, str]) -> Launch:
     line = _CommandLine(argv)
     files = list(config_files(environ))
     if line.config_file:
-        extra = os.path.expanduser(line.config_file)  # noqa: PTH111 - pathlib is not on the start path
-        if not os.path.isfile(extra):  # noqa: PTH113 - as above
+        extra = os.path.expanduser(line.config_file)
+        if not os.path.isfile(extra):
             raise ConfigurationError(source=f"--config={line.config_file}", expected="the path of an existing file")
         files.append(extra)
 
@@ -315,8 +315,8 @@ def config_files(environ: Mapping[str, str]) -> Iterator[str]:
     """
     for folder in reversed(config_folders(environ)):
         for suffix in (".py", ".json"):  # as traitlets: what is in the JSON file wins
-            path = os.path.join(folder, CONFIG_NAME + suffix)  # noqa: PTH118 - pathlib is not on the start path
-            if os.path.isfile(path):  # noqa: PTH113 - as above
+            path = os.path.join(folder, CONFIG_NAME + suffix)
+            if os.path.isfile(path):
                 yield path
 
 
@@ -329,7 +329,7 @@ def config_folders(environ: Mapping[str, str]) -> list[str]:
 
         return [str(folder) for folder in jupyter_config_path()]
     join = os.path.join
-    home = environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - pathlib is not on the start path
+    home = environ.get("HOME") or os.path.expanduser("~")
     user = [environ.get("JUPYTER_CONFIG_DIR") or join(home, ".jupyter")]
     if site.ENABLE_USER_SITE:
         user.append(join(site.getuserbase(), "etc", "jupyter"))
@@ -353,7 +353,7 @@ def _prefers_environment(environ: Mapping[str, str]) -> bool:
 
 def _is_owned(folder: str) -> bool:
     try:
-        if os.stat(folder).st_uid == os.geteuid():  # noqa: PTH116 - pathlib is not on the start path
+        if os.stat(folder).st_uid == os.geteuid():
             return True
     except OSError:
         return False

@@ -46,7 +46,7 @@ def read_connection(path: str) -> Connection:
         ConnectionFileError: it is missing, unreadable, not JSON, or lacks what is needed.
     """
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not on the start path
+        with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
         raise ConnectionFileError(
@@ -65,9 +65,9 @@ def read_connection(path: str) -> Connection:
 
 def find_connection_file(name: str) -> str:
     """Return the path of a connection file given by path or, where that does not exist, by name in the runtime folder."""
-    if os.path.exists(name) or os.path.dirname(name):  # noqa: PTH110, PTH120 - pathlib is not on the start path
-        return os.path.abspath(name)  # noqa: PTH100 - as above
-    return os.path.join(runtime_folder(), name)  # noqa: PTH118 - as above
+    if os.path.exists(name) or os.path.dirname(name):
+        return os.path.abspath(name)
+    return os.path.join(runtime_folder(), name)
 
 
 def runtime_folder() -> str:
@@ -75,19 +75,19 @@ def runtime_folder() -> str:
     given = os.environ.get("JUPYTER_RUNTIME_DIR")
     if given:
         return given
-    data = os.environ.get("JUPYTER_DATA_DIR") or os.path.join(  # noqa: PTH118 - as above
-        os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"),  # noqa: PTH111 - as above
+    data = os.environ.get("JUPYTER_DATA_DIR") or os.path.join(
+        os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"),
         "jupyter",
     )
-    return os.path.join(data, "runtime")  # noqa: PTH118 - as above
+    return os.path.join(data, "runtime")
 
 
 def new_connection(launch: Launch, session: str) -> tuple[str, Connection]:
     """Return path and content of a connection file for a kernel that was started by hand."""
     transport = launch.transport or "tcp"
     folder = runtime_folder()
-    path = os.path.join(folder, f"kernel-{os.getpid()}.json")  # noqa: PTH118 - as above
-    ip = launch.ip or ("127.0.0.1" if transport == "tcp" else os.path.join(folder, f"kernel-{session[:8]}-ipc"))  # noqa: PTH118 - as above
+    path = os.path.join(folder, f"kernel-{os.getpid()}.json")
+    ip = launch.ip or ("127.0.0.1" if transport == "tcp" else os.path.join(folder, f"kernel-{session[:8]}-ipc"))
     ports = {f"{channel}_port": getattr(launch, f"{channel}_port") for channel in CHANNELS}
     if transport == "ipc":
         ports = {name: port or number for number, (name, port) in enumerate(ports.items(), start=1)}
@@ -97,9 +97,9 @@ def new_connection(launch: Launch, session: str) -> tuple[str, Connection]:
 
 def write_connection(path: str, connection: Connection) -> None:
     """Write `connection` to `path`, readable by the user only: who reads it can run code."""
-    folder = os.path.dirname(path)  # noqa: PTH120 - as above
+    folder = os.path.dirname(path)
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)  # noqa: PTH103 - as above
+        os.makedirs(folder, mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as exc:
         raise ConnectionFileError(path, f"it cannot be written: {exc.strerror}") from exc

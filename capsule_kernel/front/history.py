@@ -35,8 +35,8 @@ Input = tuple[int, str, str]
 
 def default_file(environ: dict[str, str], profile: str) -> str:
     """Return the history file of an IPython profile."""
-    folder = environ.get("IPYTHONDIR") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".ipython")  # noqa: PTH111, PTH118 - pathlib is not on the start path
-    return os.path.join(folder, f"profile_{profile}", "history.sqlite")  # noqa: PTH118 - as above
+    folder = environ.get("IPYTHONDIR") or os.path.join(environ.get("HOME") or os.path.expanduser("~"), ".ipython")
+    return os.path.join(folder, f"profile_{profile}", "history.sqlite")
 
 
 class History:
@@ -92,7 +92,7 @@ class History:
 
     def _submit(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         if self._executor is None:
-            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - not on the start path
+            from concurrent.futures import ThreadPoolExecutor
 
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="capsule-history")
         return self._loop.run_in_executor(self._executor, function)
@@ -105,7 +105,7 @@ class History:
     def _open(self) -> sqlite3.Connection:
         if self._database is not None:
             return self._database
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         try:
             database = self._connect(self._path)
@@ -118,10 +118,10 @@ class History:
         return database
 
     def _connect(self, path: str) -> sqlite3.Connection:
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         if path != ":memory:":
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)  # noqa: PTH100, PTH103, PTH120 - as above
+            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         database = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S)
         try:
             with database:
@@ -137,7 +137,7 @@ class History:
         return database
 
     def _write(self, rows: list[Input]) -> None:
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         database = self._open()
         try:
@@ -150,7 +150,7 @@ class History:
             _log.warning("%d inputs were not written to the history file %s: %s", len(rows), self._path, exc)
 
     def _write_output(self, line: int, text: str) -> None:
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         try:
             with self._open() as database:
@@ -159,7 +159,7 @@ class History:
             _log.warning("a result was not written to the history file %s: %s", self._path, exc)
 
     def _query(self, arguments: dict[str, Any]) -> list[Row]:
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         try:
             return self._select(self._open(), arguments)
@@ -177,7 +177,7 @@ class History:
                 limit = int(arguments.get("n") or 10)
                 rows = database.execute(
                     f"SELECT {what} FROM {source} ORDER BY h.session DESC, h.line DESC LIMIT ?",
-                    (limit,),  # noqa: S608 - built from constants
+                    (limit,),
                 ).fetchall()[::-1]
             case "range":
                 rows = self._select_range(database, what, source, arguments)
@@ -214,7 +214,7 @@ class History:
         return database.execute(f"SELECT {what} FROM {source} WHERE {conditions} ORDER BY h.line", values).fetchall()  # noqa: S608 - built from constants
 
     def _close(self) -> None:
-        import sqlite3  # noqa: PLC0415 - not on the start path
+        import sqlite3
 
         if self._database is None:
             return

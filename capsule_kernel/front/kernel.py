@@ -217,7 +217,7 @@ class Kernel:
             case Ready():
                 return
 
-    def on_worker_text(self, session: Session, name: str, text: str) -> None:  # noqa: ARG002 - see `PoolOwner`
+    def on_worker_text(self, session: Session, name: str, text: str) -> None:
         """See `PoolOwner`."""
         self._executions.on_descriptor_text(name, text)
 
@@ -238,7 +238,7 @@ class Kernel:
         self._pool.try_again()
         self._executions.submit(request)
 
-    def _kernel_info(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+    def _kernel_info(self, request: Request) -> dict[str, Any]:
         version = ".".join(str(part) for part in sys.version_info[:3])
         return {
             "status": "ok",
@@ -260,7 +260,7 @@ class Kernel:
             "supported_features": [],
         }
 
-    def _connect(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+    def _connect(self, request: Request) -> dict[str, Any]:
         connection = self._connection
         return {
             "status": "ok",
@@ -275,7 +275,7 @@ class Kernel:
         msgspec.json.decode(request.message.raw_content, type=_CommInfoContent)
         return {"status": "ok", "comms": {}}
 
-    def _interrupt(self, request: Request) -> dict[str, Any]:  # noqa: ARG002 - a handler's form
+    def _interrupt(self, request: Request) -> dict[str, Any]:
         self._executions.interrupt()
         return {"status": "ok"}
 
@@ -312,7 +312,7 @@ class Kernel:
     def _worker_options(self) -> WorkerOptions:
         settings = self._settings
         # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
-        prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")  # noqa: PTH118 - text in file names
+        prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")
         return WorkerOptions(
             cell_prefix=prefix,
             executor_factory=settings.executor_factory,
@@ -328,7 +328,7 @@ class Kernel:
 
     def _history_file(self) -> str:
         if self._settings.history_file:
-            return os.path.expanduser(self._settings.history_file)  # noqa: PTH111 - text
+            return os.path.expanduser(self._settings.history_file)
         profile = "default"
         for argument in self._launch.ipython_args:
             if argument.startswith("--profile="):

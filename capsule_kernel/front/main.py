@@ -65,9 +65,9 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
         path, connection = new_connection(launch, session)
         is_ours = True
 
-    from capsule_kernel.clock import Clock  # noqa: PLC0415 - after the zygote was forked
-    from capsule_kernel.front.kernel import Kernel  # noqa: PLC0415 - as above
-    from capsule_kernel.wire.jupyter import Wire  # noqa: PLC0415 - as above
+    from capsule_kernel.clock import Clock  # after the zygote was forked
+    from capsule_kernel.front.kernel import Kernel
+    from capsule_kernel.wire.jupyter import Wire
 
     logging.basicConfig(level=launch.settings.log_level, format="[Capsule] %(levelname)s %(message)s")
     loop = asyncio.new_event_loop()
@@ -92,14 +92,14 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
     if is_ours or bound != connection:
         write_connection(path, bound)
     if is_ours:
-        sys.stdout.write(f"To connect another client to this kernel, use:\n    --existing {os.path.basename(path)}\n")  # noqa: PTH119 - as above
+        sys.stdout.write(f"To connect another client to this kernel, use:\n    --existing {os.path.basename(path)}\n")
         sys.stdout.flush()
     try:
         return loop.run_until_complete(_serve(kernel, spawned))
     finally:
         if is_ours:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108 - as above
+                os.unlink(path)
         sys.stdout.flush()
         sys.stderr.flush()
 
@@ -111,7 +111,7 @@ async def _serve(kernel: Kernel, spawned: SpawnedZygote) -> int:
 
 def _enter_zygote(control_fd: int, options_json: str) -> None:
     # In the child only: the front never imports IPython.
-    from capsule_kernel.worker.zygote import main as zygote_main  # noqa: PLC0415
+    from capsule_kernel.worker.zygote import main as zygote_main
 
     zygote_main(control_fd, options_json)
 

@@ -18,7 +18,7 @@ class Usage:
 
     def measure(self) -> dict[str, Any]:
         """Return the content of a `usage_reply`: CPU in percent of one core, memory in bytes (PSS where it can be read)."""
-        import psutil  # noqa: PLC0415 - not on the start path
+        import psutil
 
         ours = psutil.Process(os.getpid())
         found = {process.pid: process for process in [ours, *ours.children(recursive=True)]}

@@ -27,7 +27,7 @@ class Link:
         on_payload: Callable[[bytes], None],
         on_broken: Callable[[ProtocolError], None],
     ) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        sock.setblocking(False)
         self._sock = sock
         self._loop = loop
         self._on_payload = on_payload

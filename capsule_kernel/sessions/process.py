@@ -63,7 +63,7 @@ def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
     out: a notebook's folder may hold a `queue.py`.
     """
     ours, theirs = socket.socketpair()
-    theirs.set_inheritable(True)  # noqa: FBT003 - the standard library's signature
+    theirs.set_inheritable(True)
     arguments = [sys.executable, "-c", _ZYGOTE_CODE, str(theirs.fileno()), msgspec.json.encode(options).decode()]
     null = os.open(os.devnull, os.O_RDONLY)
     try:
@@ -126,7 +126,7 @@ def _children(pid: int) -> list[int]:
     children: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:  # noqa: PTH123 - pathlib is not on the start path
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                 children += [int(word) for word in file.read().split()]
     except OSError:
         # It has ended meanwhile.

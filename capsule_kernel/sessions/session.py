@@ -315,7 +315,7 @@ class _Capture:
     INTERVAL_S = 0.05
 
     def __init__(self, name: str, descriptor: int, *, session: Session, loop: asyncio.AbstractEventLoop) -> None:
-        os.set_blocking(descriptor, False)  # noqa: FBT003 - the standard library's signature
+        os.set_blocking(descriptor, False)
         self._name = name
         self._descriptor = descriptor
         self._session = session

@@ -53,7 +53,7 @@ class Zygote:
 
     def start(self) -> None:
         """Begin to listen."""
-        self._sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._sock.setblocking(False)
         self._loop.add_reader(self._sock, self._on_readable)
 
     def fork(self, worker: int, options: bytes, descriptors: list[int]) -> asyncio.Future[int]:
@@ -114,7 +114,7 @@ class Zygote:
             if sent < len(frames):
                 self._sock.sendall(frames[sent:])
         finally:
-            self._sock.setblocking(False)  # noqa: FBT003 - the standard library's signature
+            self._sock.setblocking(False)
 
     def _on_readable(self) -> None:
         try:

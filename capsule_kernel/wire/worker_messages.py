@@ -128,7 +128,7 @@ class Publish(_Message, frozen=True, kw_only=True, tag=3):
     msg_type: str
     content: bytes
     metadata: bytes = b"{}"
-    buffers: list[bytes] = []  # noqa: RUF012 - msgspec copies defaults
+    buffers: list[bytes] = []
 
 
 class Done(_Message, frozen=True, kw_only=True, tag=4):

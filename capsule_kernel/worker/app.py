@@ -88,7 +88,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[
 
     def init_path(self) -> None:
         """Put the notebook's folder first."""
-        if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109 - text
+        if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, "")
 
     def exit(self, exit_status: int | str | None = 0) -> Any:

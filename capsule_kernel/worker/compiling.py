@@ -73,15 +73,15 @@ class _AwaitFinder(ast.NodeVisitor):
         self.awaits = False
         self.has_async_def = False
 
-    def visit_Await(self, node: ast.Await) -> None:  # noqa: N802 - ast's naming
+    def visit_Await(self, node: ast.Await) -> None:
         self.awaits = True
         self.generic_visit(node)
 
-    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:  # noqa: N802 - ast's naming
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> None:
         self.awaits = True
         self.generic_visit(node)
 
-    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:  # noqa: N802 - ast's naming
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
         self.awaits = True
         self.generic_visit(node)
 
@@ -89,19 +89,19 @@ class _AwaitFinder(ast.NodeVisitor):
         self.awaits = self.awaits or bool(node.is_async)
         self.generic_visit(node)
 
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:  # noqa: N802 - ast's naming
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
         self.has_async_def = True
         self._visit_outside(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802 - ast's naming
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self._visit_outside(node)
 
-    def visit_Lambda(self, node: ast.Lambda) -> None:  # noqa: N802 - ast's naming
+    def visit_Lambda(self, node: ast.Lambda) -> None:
         for default in (*node.args.defaults, *node.args.kw_defaults):
             if default is not None:
                 self.visit(default)
 
-    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:  # noqa: N802 - ast's naming
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
         # Its first iterable is evaluated outside; the rest when it is consumed.
         self.visit(node.generators[0].iter)
 
@@ -147,7 +147,7 @@ class CellCompiler(CachingCompiler):  # type: ignore[misc]
         super().__init__()
         self._codes: OrderedDict[tuple[str, str, str, int], list[tuple[CodeType, bool]]] = OrderedDict()
 
-    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:  # noqa: ARG002 - IPython's signature
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
         """Return the file name of a cell: the same text has the same name."""
         given = os.environ.get("IPYKERNEL_CELL_NAME")
         if given is not None:

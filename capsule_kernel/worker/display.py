@@ -105,7 +105,7 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
     outlet = AnyTrait()
     store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(
         config=True
-    )  # noqa: FBT003
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -119,7 +119,7 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
         transient: dict[str, Any] | None = None,
         update: bool = False,
         buffers: list[bytes] | None = None,
-        **kwargs: Any,  # noqa: ARG002 - IPython passes a deprecated `source`
+        **kwargs: Any,
     ) -> None:
         """Publish a MIME bundle (Jupyter messaging, "Display data")."""
         metadata = {} if metadata is None else metadata
@@ -131,7 +131,7 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
         if content is not None:
             self.outlet.publish(msg_type, content, buffers=buffers)
 
-    def clear_output(self, wait: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
+    def clear_output(self, wait: bool = False) -> None:
         """Clear the cell's output, or have the next output do so."""
         content = _passed(self._thread.hooks, "clear_output", {"wait": wait})
         if content is not None:

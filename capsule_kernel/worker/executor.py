@@ -96,7 +96,7 @@ class AsyncExecutor:
 
     def _failed(self, exc: BaseException, code: str, *, silent: bool, store_history: bool, cell_id: str | None) -> Any:
         shell = self._shell
-        result = ExecutionResult(ExecutionInfo(code, store_history, silent, True, cell_id, None))  # noqa: FBT003 - IPython's signature
+        result = ExecutionResult(ExecutionInfo(code, store_history, silent, True, cell_id, None))
         result.error_in_exec = exc
         shell.showtraceback((type(exc), exc, exc.__traceback__), exception_only=isinstance(exc, KeyboardInterrupt))
         return result

@@ -29,7 +29,7 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
     def init_db(self) -> None:
         """Open nothing."""
 
-    def new_session(self, conn: Any = None) -> None:  # noqa: ARG002 - IPython's signature
+    def new_session(self, conn: Any = None) -> None:
         """The front counts sessions."""
 
     def end_session(self) -> None:
@@ -38,7 +38,7 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
     def close(self) -> None:
         """There is nothing to close."""
 
-    def writeout_cache(self, conn: Any = None) -> None:  # noqa: ARG002 - IPython's signature
+    def writeout_cache(self, conn: Any = None) -> None:
         """The front writes."""
         self.db_input_cache = []
         self.db_output_cache = []
@@ -50,7 +50,7 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
 
     def get_tail(
         self, n: int = 10, raw: bool = True, output: bool = False, include_latest: bool = False
-    ) -> Iterable[Row]:  # noqa: FBT001, FBT002 - IPython's signature
+    ) -> Iterable[Row]:
         """Return the last `n` inputs over all sessions."""
         return self._ask(hist_access_type="tail", n=n + (not include_latest), raw=raw, output=output)[
             : None if include_latest else -1
@@ -59,11 +59,11 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
     def search(
         self,
         pattern: str = "*",
-        raw: bool = True,  # noqa: FBT001, FBT002 - IPython's signature
-        search_raw: bool = True,  # noqa: ARG002, FBT001, FBT002 - IPython's signature
-        output: bool = False,  # noqa: FBT001, FBT002 - IPython's signature
+        raw: bool = True,
+        search_raw: bool = True,
+        output: bool = False,
         n: int | None = None,
-        unique: bool = False,  # noqa: FBT001, FBT002 - IPython's signature
+        unique: bool = False,
     ) -> Iterable[Row]:
         """Return inputs that match a glob pattern, over all sessions."""
         return self._ask(hist_access_type="search", pattern=pattern, raw=raw, output=output, n=n, unique=unique)
@@ -73,8 +73,8 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
         session: int = 0,
         start: int = 1,
         stop: int | None = None,
-        raw: bool = True,  # noqa: FBT001, FBT002 - IPython's signature
-        output: bool = False,  # noqa: FBT001, FBT002 - IPython's signature
+        raw: bool = True,
+        output: bool = False,
     ) -> Iterable[Row]:
         """Return a range of inputs of one session; 0 is this one, negative numbers count back."""
         if session in (0, self.session_number):

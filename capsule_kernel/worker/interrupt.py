@@ -126,14 +126,14 @@ class ExecutionCancellation:
             self._is_pending = False
             self._deliver(None)
 
-    def _on_front_signal(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
+    def _on_front_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self._serial:
             return
         # Through SIGINT, whose handler user code or a C library may have replaced.
         self._from_front = True
         signal.raise_signal(signal.SIGINT)
 
-    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's form
+    def _on_sigint(self, signum: int, frame: FrameType | None) -> None:
         from_front, self._from_front = self._from_front, False
         now = self._monotonic()
         if not self._serial:

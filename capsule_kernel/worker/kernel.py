@@ -93,7 +93,7 @@ class WorkerKernel:
         parent: dict[str, Any] = self.shell.get_parent(channel)
         return parent
 
-    def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:  # noqa: ARG002 - ipykernel's signature
+    def set_parent(self, ident: Any, parent: dict[str, Any], channel: str = "shell") -> None:
         """Have output belong to the request `parent`."""
         self.shell.set_parent(parent)
 
@@ -120,7 +120,7 @@ class WorkerKernel:
         """
         return self._ask(str(prompt), password=False)
 
-    def getpass(self, prompt: str = "", stream: Any = None, **unused: Any) -> str:  # noqa: ARG002 - getpass's signature
+    def getpass(self, prompt: str = "", stream: Any = None, **unused: Any) -> str:
         """Ask the front end for a line that is not shown."""
         return self._ask(str(prompt), password=True)
 

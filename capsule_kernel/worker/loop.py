@@ -19,8 +19,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import CoroutineType
 from typing import Any
 
-_c_get_running_loop = events._get_running_loop  # noqa: SLF001 - what is wrapped
-_c_set_running_loop = events._set_running_loop  # noqa: SLF001 - what is wrapped
+_c_get_running_loop = events._get_running_loop
+_c_set_running_loop = events._set_running_loop
 _DETECTORS = frozenset({"anyio._core._eventloop"})
 """Modules that refuse to run a loop of their own where `asyncio.get_running_loop` finds one."""
 _aside: list[asyncio.AbstractEventLoop] = []
@@ -43,7 +43,8 @@ def _set_running_loop(loop: asyncio.AbstractEventLoop | None) -> None:
 
 def _public_get_running_loop() -> asyncio.AbstractEventLoop:
     loop = events.get_running_loop()
-    if _aside and not loop.is_running() and sys._getframe(1).f_globals.get("__name__") in _DETECTORS:  # noqa: SLF001 - the caller decides
+    # Who asks decides the answer.
+    if _aside and not loop.is_running() and sys._getframe(1).f_globals.get("__name__") in _DETECTORS:
         raise RuntimeError("no running event loop")
     return loop
 
@@ -51,8 +52,8 @@ def _public_get_running_loop() -> asyncio.AbstractEventLoop:
 def teach_asyncio() -> None:
     """Have asyncio's runners, and anyio's, see no running loop while the worker's has stepped aside."""
     asyncio.get_running_loop = _public_get_running_loop
-    events._get_running_loop = _get_running_loop  # noqa: SLF001 - asyncio.run and run_forever look here
-    events._set_running_loop = _set_running_loop  # noqa: SLF001 - as above
+    events._get_running_loop = _get_running_loop  # asyncio.run and run_forever look here
+    events._set_running_loop = _set_running_loop
 
 
 class EventLoopCoordinator:
@@ -198,7 +199,7 @@ class CoroutineManager:
         )
 
     def cleanup(self) -> dict[str, int]:
-        """Forget what is finished; return the numbers of coroutines tracked so far, pending, never awaited, of tasks."""
+        """Forget what is finished; return the numbers of coroutines ever tracked, pending, never awaited, and of tasks."""
         never = 0
         for coroutine in list(self._coroutines):
             state = inspect.getcoroutinestate(coroutine)

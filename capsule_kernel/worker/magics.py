@@ -29,11 +29,11 @@ class KernelMagics(Magics):  # type: ignore[misc]
             filename, lineno, _ = CodeMagics._find_edit_target(self.shell, args, options, last_call)  # noqa: SLF001 - IPython has no public way
         except MacroToEdit as exc:
             raise UsageError("macros cannot be edited in a front end") from exc
-        payload = {"source": "edit_magic", "filename": os.path.abspath(filename), "line_number": lineno}  # noqa: PTH100 - text for the front end
+        payload = {"source": "edit_magic", "filename": os.path.abspath(filename), "line_number": lineno}
         self.shell.payload_manager.write_payload(payload)
 
     @line_magic
-    def clear(self, line: str) -> None:  # noqa: ARG002 - a magic's form
+    def clear(self, line: str) -> None:
         """Clear the terminal of a console; does nothing in a notebook."""
         self.shell.system("clear")
 
@@ -42,7 +42,7 @@ class KernelMagics(Magics):  # type: ignore[misc]
         """Show a file in the front end's pager; Python files with syntax highlighting."""
         if not arg_s:
             raise UsageError("Missing filename.")
-        path = os.path.expanduser(arg_s.strip())  # noqa: PTH111 - as IPython's magics do
+        path = os.path.expanduser(arg_s.strip())
         try:
             text = self._read(path)
         except OSError as exc:
@@ -60,14 +60,14 @@ class KernelMagics(Magics):  # type: ignore[misc]
         page.page(run.stdout or run.stderr)
 
     @line_magic
-    def connect_info(self, arg_s: str) -> None:  # noqa: ARG002 - a magic's form
+    def connect_info(self, arg_s: str) -> None:
         """Print what other clients need to connect to this kernel."""
         path = self.shell.kernel.connection_file
         try:
             info = json.loads(self._read(path))
         except (OSError, ValueError) as exc:
             raise UsageError(f"cannot read the connection file {path}: {exc}") from exc
-        name = os.path.basename(path)  # noqa: PTH119 - text for people
+        name = os.path.basename(path)
         sys.stdout.write(json.dumps(info, indent=2) + "\n\n")
         sys.stdout.write(
             "Paste the above JSON into a file, and connect with:\n"
@@ -83,7 +83,7 @@ class KernelMagics(Magics):  # type: ignore[misc]
     def qtconsole(self, arg_s: str) -> None:
         """Open a qtconsole on this kernel."""
         arguments = [sys.executable, "-m", "qtconsole", "--existing", self.shell.kernel.connection_file]
-        subprocess.Popen([*arguments, *arg_split(arg_s)], start_new_session=True)  # noqa: S603 - what is asked for
+        subprocess.Popen([*arguments, *arg_split(arg_s)], start_new_session=True)
 
     @line_magic
     def autosave(self, arg_s: str) -> None:
@@ -92,7 +92,7 @@ class KernelMagics(Magics):  # type: ignore[misc]
             seconds = int(arg_s)
         except ValueError as exc:
             raise UsageError(f"%autosave requires an integer, got {arg_s!r}") from exc
-        from IPython.display import Javascript, display  # noqa: PLC0415 - only this magic needs it
+        from IPython.display import Javascript, display
 
         display(Javascript(f"IPython.notebook.set_autosave_interval({seconds * 1000})"))
         sys.stdout.write(f"Autosaving every {seconds} seconds\n" if seconds else "Autosave disabled\n")
@@ -113,12 +113,12 @@ class KernelMagics(Magics):  # type: ignore[misc]
         self.shell.kernel.replace_worker = True
 
     @cell_magic
-    def threaded(self, line: str, cell: str) -> None:  # noqa: ARG002 - a magic's form
+    def threaded(self, line: str, cell: str) -> None:
         """Run the cell in a thread, so that the event loop and its tasks go on while it blocks."""
         shell = self.shell
         code = compile(shell.transform_cell(cell), "<threaded cell>", "exec")
         shell.kernel.executor.threads.run(lambda: exec(code, shell.user_ns))  # noqa: S102 - running the user's cell
 
     def _read(self, path: str) -> str:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as above
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()

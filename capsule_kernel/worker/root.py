@@ -102,7 +102,7 @@ class Worker:
     def _set_up(self) -> None:
         faulthandler.enable(self._fault, all_threads=True)
         self._cancellation.install(self._on_interrupt_seen)
-        self._main.setblocking(True)  # noqa: FBT003 - the standard library's signature
+        self._main.setblocking(True)
         self._coordinator.on_new_loop(self._listen)
         self._coordinator.ensure_event_loop()
         _reseed()

@@ -49,8 +49,8 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
     kernel = AnyTrait()
     exiter = Instance(ZMQExitAutocall)
     # A kernel has no terminal: these two have no meaning here.
-    readline_use = CBool(False)  # noqa: FBT003 - traitlets' signature
-    autoindent = CBool(False)  # noqa: FBT003 - traitlets' signature
+    readline_use = CBool(False)
+    autoindent = CBool(False)
     keepkernel_on_exit: bool | None = None
 
     def __init__(self, **kwargs: Any) -> None:
@@ -110,12 +110,12 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
     # --- payloads ----------------------------------------------------------------------------------------------------
 
-    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:  # noqa: ARG002 - IPython's signature
+    def payloadpage_page(self, strg: Any, start: int = 0, screen_lines: int = 0, pager_cmd: str | None = None) -> None:
         """Show text, or a MIME bundle, in the front end's pager."""
         data = strg if isinstance(strg, dict) else {"text/plain": strg}
         self.payload_manager.write_payload({"source": "page", "data": data, "start": max(0, start)})
 
-    def set_next_input(self, text: str, replace: bool = False) -> None:  # noqa: FBT001, FBT002 - IPython's signature
+    def set_next_input(self, text: str, replace: bool = False) -> None:
         """Put `text` into the next cell."""
         self.payload_manager.write_payload({"source": "set_next_input", "text": text, "replace": replace})
 
@@ -132,7 +132,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         if len(self._requests) > _REQUESTS_KEPT:
             del self._requests[next(iter(self._requests))]
 
-    def get_parent(self, channel: str | None = None) -> dict[str, Any]:  # noqa: ARG002 - ipykernel's signature
+    def get_parent(self, channel: str | None = None) -> dict[str, Any]:
         """Return the request that is being handled, as a message with header, metadata and content."""
         request = self._requests.get(parents.current())
         if request is None:
@@ -140,7 +140,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         message: dict[str, Any] = request()
         return message
 
-    def set_parent(self, parent: dict[str, Any], channel: str = "shell") -> None:  # noqa: ARG002 - ipykernel's signature
+    def set_parent(self, parent: dict[str, Any], channel: str = "shell") -> None:
         """Have output of the current context belong to the request `parent`."""
         serial = self.serial_of(parent)
         if serial:
@@ -251,7 +251,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         self,
         exception: BaseException,
         filename: str | None = None,
-        running_compiled_code: bool = False,  # noqa: ARG002, FBT001, FBT002 - IPython's signature
+        running_compiled_code: bool = False,
     ) -> dict[str, Any]:
         """Return what `%notebook` stores of an error: what was shown. IPython would format it a second time."""
         name = type(exception).__name__

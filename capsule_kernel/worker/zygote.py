@@ -52,9 +52,9 @@ def main(control_fd: int, options_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     options = msgspec.json.decode(options_json, type=ZygoteOptions)
     control = socket.socket(fileno=control_fd)
-    control.set_inheritable(False)  # noqa: FBT003 - the standard library's signature
+    control.set_inheritable(False)
     # The slow part, once the process cannot be orphaned.
-    from capsule_kernel.worker.warm import prepare  # noqa: PLC0415
+    from capsule_kernel.worker.warm import prepare
 
     try:
         app, failures = prepare(options)
@@ -153,7 +153,7 @@ class Zygote:
             self._control.close()
             for pidfd in self._pidfds:
                 os.close(pidfd)
-            from capsule_kernel.worker.root import Worker  # noqa: PLC0415 - imported by `prepare`; here for the cycle
+            from capsule_kernel.worker.root import Worker  # imported by `prepare`; here for the cycle
 
             main_fd, side_fd, out_fd, err_fd, fault_fd = descriptors
             os.dup2(out_fd, 1)
