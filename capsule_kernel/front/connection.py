@@ -64,7 +64,7 @@ def read_connection(path: str) -> Connection:
 
 
 def find_connection_file(name: str) -> str:
-    """Return the path of a connection file given by path or, where that does not exist, by name in the runtime folder."""
+    """Return the path of the connection file `name`: a path, or the name of a file in the runtime folder."""
     if os.path.exists(name) or os.path.dirname(name):
         return os.path.abspath(name)
     return os.path.join(runtime_folder(), name)

@@ -246,7 +246,10 @@ class Executions:
         if running is None or running.session is not session:
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
-        evalue = f"the worker that ran this cell has died: {death.cause}. Its variables are lost; the next cell runs in a fresh worker."
+        evalue = (
+            f"the worker that ran this cell has died: {death.cause}. Its variables are lost; the next cell runs in a "
+            "fresh worker."
+        )
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
         if death.fault_trace:
             traceback.append(death.fault_trace.rstrip("\n"))

@@ -7,10 +7,10 @@ that cannot be used (a lock on a network file system, a full disk) costs the his
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import os
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class History:
                 database.executescript(_SCHEMA)
                 cursor = database.execute(
                     "INSERT INTO sessions VALUES (NULL, ?, NULL, NULL, '')",
-                    (datetime.datetime.now().isoformat(" "),),  # noqa: DTZ005 - as IPython has it
+                    (_now(),),
                 )
                 self._session = cursor.lastrowid or 0
         except sqlite3.Error:
@@ -186,7 +186,7 @@ class History:
                 chosen = what.replace("h.line", "max(h.line)", 1) if unique else what
                 limit = arguments.get("n")
                 rows = database.execute(
-                    f"SELECT {chosen} FROM {source} WHERE h.{column} GLOB ?{unique} "  # noqa: S608 - built from constants
+                    f"SELECT {chosen} FROM {source} WHERE h.{column} GLOB ?{unique} "
                     "ORDER BY h.session DESC, h.line DESC LIMIT ?",
                     (arguments.get("pattern") or "*", -1 if limit is None else int(limit)),
                 ).fetchall()[::-1]
@@ -211,7 +211,7 @@ class History:
         if stop is not None:
             conditions += " AND h.line < ?"
             values.append(int(stop))
-        return database.execute(f"SELECT {what} FROM {source} WHERE {conditions} ORDER BY h.line", values).fetchall()  # noqa: S608 - built from constants
+        return database.execute(f"SELECT {what} FROM {source} WHERE {conditions} ORDER BY h.line", values).fetchall()
 
     def _close(self) -> None:
         import sqlite3
@@ -221,10 +221,16 @@ class History:
         try:
             with self._database:
                 self._database.execute(
-                    "UPDATE sessions SET end = ?, num_cmds = (SELECT count(*) FROM history WHERE session = ?) WHERE session = ?",
-                    (datetime.datetime.now().isoformat(" "), self._session, self._session),  # noqa: DTZ005 - as IPython has it
+                    "UPDATE sessions SET end = ?, num_cmds = (SELECT count(*) FROM history WHERE session = ?) "
+                    "WHERE session = ?",
+                    (_now(), self._session, self._session),
                 )
         except sqlite3.Error as exc:
             _log.warning("the end of the session was not written to the history file %s: %s", self._path, exc)
         self._database.close()
         self._database = None
+
+
+def _now() -> str:
+    """Return the time as IPython writes it into its history: local, without a zone."""
+    return datetime.now().isoformat(" ")  # noqa: DTZ005 - see above

@@ -1,4 +1,8 @@
-"""Completion and inspection: asked of the worker's reader thread, with deadlines, and an honest answer when none comes."""
+"""Completion and inspection: asked of the worker's reader thread, with deadlines.
+
+When no answer comes in time, the reply is an honest one without a result. Source: Jupyter messaging, "Completion" and
+"Introspection".
+"""
 
 from __future__ import annotations
 

@@ -87,7 +87,6 @@ class Kernel:
         self._wire = wire
         self._loop = loop
         self._stopped: asyncio.Future[int] = loop.create_future()
-        self._is_restart = False
         self._is_stopping = False
         self._stop_signals = 0
         self._usage = Usage()
@@ -172,10 +171,9 @@ class Kernel:
         """Serve until the kernel is to end; end everything; return the exit status."""
         status = await self._stopped
         self._executions.abort_queued()
-        grace_ms = self._settings.shutdown_grace_ms
         if self._executions.is_busy:
             self._executions.interrupt()
-        await self._pool.close(restart=self._is_restart, grace_ms=grace_ms)
+        await self._pool.close(grace_ms=self._settings.shutdown_grace_ms)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._history.close(), 1.0)
         self._sockets.close()
@@ -281,7 +279,6 @@ class Kernel:
 
     def _shutdown(self, request: Request) -> dict[str, Any]:
         content = msgspec.json.decode(request.message.raw_content, type=_ShutdownContent)
-        self._is_restart = content.restart
         reply = {"status": "ok", "restart": content.restart}
         self._iopub.publish("shutdown_reply", encode_json(reply), parent=request.parent)
         # After this request's reply and idle.
@@ -322,8 +319,6 @@ class Kernel:
             session_name=os.environ.get("JPY_SESSION_NAME", ""),
             kernel_argv=sys.argv,
             connection_file=self._connection_file,
-            history_session=0,
-            first_count=1,
         )
 
     def _history_file(self) -> str:

@@ -40,9 +40,7 @@ def main(argv: Sequence[str]) -> int:
         return _FAILURE
     try:
         launch = load_launch(argv, os.environ)
-        zygote_options = ZygoteOptions(
-            preload=list(launch.settings.preload), ipython_args=list(launch.ipython_args), environment={}
-        )
+        zygote_options = ZygoteOptions(preload=list(launch.settings.preload), ipython_args=list(launch.ipython_args))
         # Imports make hardly any garbage, and a collection would touch all that they made.
         gc.disable()
         spawned = fork_zygote(_enter_zygote, zygote_options)

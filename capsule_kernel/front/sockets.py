@@ -19,6 +19,13 @@ _MESSAGES_AT_ONCE = 64
 _LINGER_MS = 1000
 _ZERO_COPY_BYTES = 1 << 16
 
+# As plain integers: pyzmq's enums cost several microseconds at each use.
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_RCVMORE = int(zmq.RCVMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 Frames = list[bytes]
 
 
@@ -27,6 +34,10 @@ class Channel:
 
     def __init__(self, sock: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self._sock = sock
+        # What pyzmq's own `send` adds in Python is a message type that is not needed here.
+        self._send = super(zmq.Socket, sock).send
+        self._recv = super(zmq.Socket, sock).recv
+        self._get = super(zmq.Socket, sock).get
         self._loop = loop
         self._on_frames: Callable[[Frames], None] | None = None
         self._is_check_due = False
@@ -39,13 +50,11 @@ class Channel:
 
     def send(self, frames: Frames) -> None:
         """Send one multipart message; a peer that has gone is no error."""
-        copy = True
-        for frame in frames:
-            if len(frame) > _ZERO_COPY_BYTES:
-                copy = False
-                break
+        send = self._send
+        last = len(frames) - 1
         try:
-            self._sock.send_multipart(frames, zmq.NOBLOCK, copy=copy)
+            for number, frame in enumerate(frames):
+                send(frame, _NOBLOCK if number == last else _NOBLOCK_MORE, len(frame) < _ZERO_COPY_BYTES)
         except zmq.ZMQError:
             # EAGAIN or EHOSTUNREACH: whoever asked has disconnected.
             return
@@ -56,11 +65,8 @@ class Channel:
     def receive_all(self) -> list[Frames]:
         """Take what has come in and not been handed over."""
         taken: list[Frames] = []
-        while self._sock.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            try:
-                taken.append(self._sock.recv_multipart(zmq.NOBLOCK))
-            except zmq.Again:
-                break
+        while (frames := self._receive()) is not None:
+            taken.append(frames)
         return taken
 
     def close(self) -> None:
@@ -79,22 +85,31 @@ class Channel:
         self._on_edge()
 
     def _on_edge(self) -> None:
-        sock, on_frames = self._sock, self._on_frames
-        if sock.closed or on_frames is None:
-            return
         for _ in range(_MESSAGES_AT_ONCE):
-            if not sock.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[operator]
+            on_frames = self._on_frames
+            if on_frames is None:
+                # Closed, perhaps by what the last message asked for.
                 return
-            try:
-                frames = sock.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            frames = self._receive()
+            if frames is None:
                 return
             on_frames(frames)
-            if self._on_frames is None:
-                return
         # More may be there; let the loop do other things between.
         if not self._is_check_due:
             self._check_soon()
+
+
+    def _receive(self) -> Frames | None:
+        """Return a multipart message, None when there is none."""
+        if not self._get(_EVENTS) & _POLLIN:
+            return None
+        try:
+            frames = [self._recv(_NOBLOCK)]
+            while self._get(_RCVMORE):
+                frames.append(self._recv(_NOBLOCK))
+        except zmq.Again:
+            return None
+        return frames
 
 
 class Sockets:

@@ -17,7 +17,7 @@ class Usage:
         self._processes: dict[int, psutil.Process] = {}
 
     def measure(self) -> dict[str, Any]:
-        """Return the content of a `usage_reply`: CPU in percent of one core, memory in bytes (PSS where it can be read)."""
+        """Return the content of a `usage_reply`: CPU in percent of one core, memory in bytes (PSS where readable)."""
         import psutil
 
         ours = psutil.Process(os.getpid())

@@ -18,7 +18,7 @@ from capsule_kernel.sessions.plan import Census, Plan, plan
 from capsule_kernel.sessions.process import SpawnedZygote, signal_group, spawn_zygote
 from capsule_kernel.sessions.session import Death, Interceptor, Session
 from capsule_kernel.sessions.zygote import Zygote
-from capsule_kernel.wire.worker_messages import Completeness, FromWorker, WorkerOptions, ZygoteOptions, ZygoteReady
+from capsule_kernel.wire.worker_messages import Completeness, FromWorker, WorkerOptions, ZygoteOptions
 
 
 class PoolOwner(Protocol):
@@ -64,7 +64,6 @@ class Pool:
         self._zygote: Zygote | None = None
         self._current: Session | None = None
         self._spares: list[Session] = []
-        self._doomed: set[Session] = set()
         self._count = 0
         self._failed_starts = 0
         self._last_failure = ""
@@ -76,23 +75,6 @@ class Pool:
         ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
         phase = self._current.phase.value if self._current else "none"
         return f"<Pool current {phase}, {ready} idle, {len(self._spares) - ready} starting>"
-
-    @property
-    def current(self) -> Session | None:
-        """The session in use, if there is one."""
-        return self._current
-
-    @property
-    def pids(self) -> list[int]:
-        """Pids of the zygote and of all workers."""
-        sessions = [self._current, *self._spares, *self._doomed]
-        zygote = [self._zygote.pid] if self._zygote is not None else []
-        return [*zygote, *(session.pid for session in sessions if session is not None and session.pid)]
-
-    @property
-    def zygote_ready(self) -> asyncio.Future[ZygoteReady] | None:
-        """Done when the zygote has imported everything."""
-        return self._zygote.ready if self._zygote is not None else None
 
     def start(self, spawned: SpawnedZygote) -> None:
         """Begin with a zygote that has been started already, and have the first worker forked."""
@@ -127,19 +109,19 @@ class Pool:
                 return None
             raise
 
-    async def close(self, *, restart: bool, grace_ms: int) -> None:
+    async def close(self, *, grace_ms: int) -> None:
         """End everything: the worker in use runs its exit handlers within `grace_ms`, then all are killed."""
         self._is_closing = True
         session = self._current
         if session is not None and session.phase is not Phase.DEAD:
             if session.phase in (Phase.IDLE, Phase.BUSY):
-                session.stop(restart=restart)
+                session.stop()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(session.ended), grace_ms / 1000)
             session.kill("the kernel shut down")
         for spare in self._spares:
             spare.kill("the kernel shut down")
-        groups = [s.pid for s in (session, *self._spares, *self._doomed) if s is not None and s.pid]
+        groups = [s.pid for s in (session, *self._spares) if s is not None and s.pid]
         for pid in groups:
             signal_group(pid, signal.SIGKILL)
         for task in self._tasks:
@@ -180,7 +162,6 @@ class Pool:
             self._owner.on_worker_death(session, death)
         elif session in self._spares:
             self._spares.remove(session)
-        self._doomed.discard(session)
         self._carry_out()
 
     # --- what is decided ---------------------------------------------------------------------------------------------

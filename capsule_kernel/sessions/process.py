@@ -59,8 +59,8 @@ def fork_zygote(enter: Callable[[int, str], None], options: ZygoteOptions) -> Sp
 def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
     """Start a zygote in place of one that has ended; return at once, while it imports.
 
-    It is executed, since the front has threads by now, and inherits one socket. `-c` rather than `-m`, with the empty entry of `sys.path` taken
-    out: a notebook's folder may hold a `queue.py`.
+    It is executed, since the front has threads by now, and inherits one socket. `-c` rather than `-m`, with the empty
+    entry of `sys.path` taken out: a notebook's folder may hold a `queue.py`.
     """
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
@@ -70,7 +70,7 @@ def spawn_zygote(options: ZygoteOptions) -> SpawnedZygote:
         pid = os.posix_spawn(
             sys.executable,
             arguments,
-            {**os.environ, **options.environment},
+            os.environ,
             file_actions=[(os.POSIX_SPAWN_DUP2, null, 0)],
             setpgroup=0,
             setsigdef=[signal.SIGPIPE],

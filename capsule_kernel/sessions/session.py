@@ -28,6 +28,7 @@ from capsule_kernel.sessions.process import (
 from capsule_kernel.sessions.zygote import Zygote
 from capsule_kernel.wire.worker_messages import (
     INTERRUPT_SIGNAL,
+    Comm,
     Done,
     Execute,
     FromWorker,
@@ -146,6 +147,10 @@ class Session:
         try:
             self.pid = await forked
             self._pidfd = os.pidfd_open(self.pid)
+        except asyncio.CancelledError:
+            # Given up: a worker that comes all the same finds its links closed, and leaves.
+            self._close()
+            raise
         except (WorkerStartError, OSError) as exc:
             self._close()
             self.phase = advance(self.phase, Event.EXIT)
@@ -167,6 +172,12 @@ class Session:
         assert self._main is not None
         self._observe("out", message)
         self._main.send(encode(message))
+
+    def hand_over(self, message: Comm) -> None:
+        """Send a comm message, which the worker's main thread takes in order with the cells."""
+        if self._main is not None:
+            self._observe("out", message)
+            self._main.send(encode(message))
 
     def say(self, message: ToReader) -> None:
         """Tell the worker's reader thread something, whatever the main thread does."""
@@ -194,13 +205,13 @@ class Session:
             signal_group(self.pid, signal.SIGINT)
             signal_foreign_groups(self.pid, signal.SIGINT)
 
-    def stop(self, *, restart: bool) -> None:
+    def stop(self) -> None:
         """Ask the worker to run its exit handlers and leave."""
         if self.phase in (Phase.STOPPING, Phase.DEAD):
             return
         self.phase = advance(self.phase, Event.STOP)
         if self._main is not None:
-            self._main.send(encode(Shutdown(restart=restart)))
+            self._main.send(encode(Shutdown()))
 
     def kill(self, cause: str) -> None:
         """End the worker at once; `cause` is what its death will be put down to."""

@@ -7,6 +7,7 @@ workers die with it (they ask for a parent-death signal); the owner of this clie
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from capsule_kernel.wire.worker_messages import (
     encode,
 )
 
+_log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 16
 
 
@@ -34,7 +36,6 @@ class Zygote:
     """A running zygote.
 
     Attributes:
-        ready: done when the zygote has imported everything; its result is the zygote's first message.
         gone: done when the zygote has ended.
     """
 
@@ -48,7 +49,6 @@ class Zygote:
         self._unclaimed_exits: dict[int, int] = {}
         self._completeness: dict[int, asyncio.Future[Completeness]] = {}
         self._serial = 0
-        self.ready: asyncio.Future[ZygoteReady] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
 
     def start(self) -> None:
@@ -136,9 +136,9 @@ class Zygote:
         except msgspec.MsgspecError as exc:
             raise ProtocolError(f"the zygote sent what is no message: {exc}") from exc
         match message:
-            case ZygoteReady():
-                if not self.ready.done():
-                    self.ready.set_result(message)
+            case ZygoteReady(failures=failures):
+                for failure in failures:
+                    _log.warning("%s", failure)
             case Forked(worker=worker, pid=pid, error=error):
                 future = self._forks.pop(worker, None)
                 if future is None or future.done():
@@ -161,8 +161,6 @@ class Zygote:
     def _fail_all(self) -> None:
         if not self.gone.done():
             self.gone.set_result(None)
-        if not self.ready.done():
-            self.ready.cancel()
         for fork in self._forks.values():
             if not fork.done():
                 fork.set_exception(WorkerStartError("the zygote has ended"))

@@ -68,8 +68,8 @@ class Wire:
         self._seen_order: deque[bytes] = deque()
         self._count = 0
         self._prefix = f'{{"msg_id":"{session}_'.encode()
-        tail = f'","session":"{session}","username":{msgspec.json.encode(username).decode()},"version":"{PROTOCOL}","date":"'
-        self._middle = tail.encode()
+        name = msgspec.json.encode(username).decode()
+        self._middle = f'","session":"{session}","username":{name},"version":"{PROTOCOL}","date":"'.encode()
 
     def decode(self, frames: list[bytes]) -> Message:
         """Return the message in `frames`.
@@ -117,10 +117,7 @@ class Wire:
         signature = b""
         if self._hmac is not None:
             mac = self._hmac.copy()
-            mac.update(header)
-            mac.update(parent)
-            mac.update(metadata)
-            mac.update(content)
+            mac.update(b"%b%b%b%b" % (header, parent, metadata, content))
             signature = mac.hexdigest().encode()
         frames = [*idents] if idents else []
         frames += (DELIMITER, signature, header, parent, metadata, content)
@@ -135,8 +132,7 @@ class Wire:
         if signature in self._seen:
             raise MessageRejected("signature was used before: a replayed message")
         mac = self._hmac.copy()
-        for frame in frames:
-            mac.update(frame)
+        mac.update(b"".join(frames))
         if not hmac.compare_digest(mac.hexdigest().encode(), signature):
             raise MessageRejected("signature does not match the message: wrong key or altered frames")
         self._seen.add(signature)

@@ -48,10 +48,22 @@ class Execute(_Message, frozen=True, kw_only=True, tag=1):
 class Shutdown(_Message, frozen=True, kw_only=True, tag=2):
     """Run the exit handlers and leave."""
 
-    restart: bool
+
+class Comm(_Message, frozen=True, kw_only=True, tag=7):
+    """Hand `comm_open`, `comm_msg` or `comm_close` to its handler (Jupyter messaging, "Custom Messages").
+
+    It goes over the main link, so that it keeps its place among the cells.
+    """
+
+    serial: int
+    msg_type: str
+    parent: bytes
+    """As with `Execute`."""
+    content: bytes
+    buffers: list[bytes]
 
 
-ToWorker = Execute | Shutdown
+ToWorker = Execute | Shutdown | Comm
 
 # --- front to worker, side link: read by the worker's reader thread --------------------------------------------------
 
@@ -188,7 +200,16 @@ class Unasked(_Message, frozen=True, kw_only=True, tag=10):
     ask: int
 
 
-FromWorker = Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked
+class CommHandled(_Message, frozen=True, kw_only=True, tag=11):
+    """The handler of a `Comm` has returned, and everything that it wrote through Python is on the link before this."""
+
+    serial: int
+    exiting: bool = False
+
+
+FromWorker = (
+    Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked | CommHandled
+)
 
 # --- front to zygote and back ---------------------------------------------------------------------------------------
 
@@ -217,7 +238,6 @@ ToZygote = Fork | IsComplete
 class ZygoteReady(_Message, frozen=True, kw_only=True, tag=1):
     """IPython and the preloaded modules are imported; `failures` are one line each, for the log."""
 
-    banner: str
     failures: list[str]
 
 
@@ -259,9 +279,6 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     session_name: str
     kernel_argv: list[str]
     connection_file: str
-    history_session: int
-    first_count: int
-    protect: bool = False
 
 
 class ZygoteOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,7 +286,6 @@ class ZygoteOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     preload: list[str]
     ipython_args: list[str]
-    environment: dict[str, str]
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,7 +1,7 @@
-"""IPython's configuration as ipykernel users have it: profiles, `ipython_config.py`, `ipython_kernel_config.py`,
-start-up files, extensions, `exec_lines`, and arguments such as `--InteractiveShell.xmode=Plain`.
+"""IPython's configuration as users of ipykernel have it.
 
-The class bears ipykernel's name, since configuration files name it.
+That is: profiles, `ipython_config.py`, `ipython_kernel_config.py`, start-up files, extensions, `exec_lines`, and
+arguments such as `--InteractiveShell.xmode=Plain`. The class bears ipykernel's name, since configuration files name it.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 Modes, and what each changes:
 
-| mode | the loop | an interrupt | comms and completion meanwhile | compiled |
-|---|---|---|---|---|
-| `TOP_LEVEL_AWAIT` | runs, the cell is a task on it | cancels the await, as KeyboardInterrupt | comms at awaits | await allowed |
-| `ASYNC_DEF` | stepped aside | KeyboardInterrupt where the code stands | reader thread | await allowed |
-| `BLOCKING_SYNC` | stepped aside | as above, a blocking call returns with EINTR first | reader thread | as plain code |
-| `SIMPLE_SYNC` | stepped aside | as above | reader thread | as plain code |
-| `UNKNOWN` | stepped aside (it does not parse: IPython reports it) | as above | reader thread | not cached |
+| mode | the loop | an interrupt |
+|---|---|---|
+| `TOP_LEVEL_AWAIT` | runs; the cell is a task on it, beside other tasks | cancels the await, as KeyboardInterrupt |
+| `ASYNC_DEF`, `SIMPLE_SYNC` | has stepped aside (see `loop`) | KeyboardInterrupt where the code stands |
+| `BLOCKING_SYNC` | has stepped aside | as above, and the signal wakes the call that blocks |
+| `UNKNOWN` | has stepped aside; IPython reports what does not parse | as above |
 
-The reader thread serves completion in every mode; BLOCKING_SYNC differs from SIMPLE_SYNC in that output is asked for at
-once at the first tick even when the GIL was just given up.
+In every mode the reader thread serves completion and inspection meanwhile, and `await` is allowed where IPython's
+`autoawait` is on. The cache's key has no mode in it: transformed text, file name, interactivity, compiler flags.
+`UNKNOWN` is never compiled here.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ class CellCompiler(CachingCompiler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
+        self._parsed: tuple[str, ast.Module] | None = None
+        self._named: tuple[str, str] = ("", "")
         self._codes: OrderedDict[tuple[str, str, str, int], list[tuple[CodeType, bool]]] = OrderedDict()
 
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
@@ -152,7 +154,26 @@ class CellCompiler(CachingCompiler):  # type: ignore[misc]
         given = os.environ.get("IPYKERNEL_CELL_NAME")
         if given is not None:
             return given
-        return f"{self.cell_prefix}{murmur2(raw_code, CELL_NAME_SEED)}.py"
+        if self._named[0] != raw_code:
+            self._named = (raw_code, f"{self.cell_prefix}{murmur2(raw_code, CELL_NAME_SEED)}.py")
+        return self._named[1]
+
+    def parses(self, source: str, raw_code: str) -> bool:
+        """Return whether `source` is Python, and keep the tree for the `ast_parse` that follows."""
+        name = self.get_code_name(raw_code, source, 0)
+        try:
+            self._parsed = (source, super().ast_parse(source, filename=name))
+        except (SyntaxError, ValueError, TypeError, OverflowError, MemoryError, RecursionError):
+            # The slow way finds the same and says it to the user.
+            self._parsed = None
+        return self._parsed is not None
+
+    def ast_parse(self, source: str, filename: str = "<unknown>", symbol: str = "exec") -> Any:
+        """Parse `source`, or return the tree that `parses` made of it."""
+        parsed, self._parsed = self._parsed, None
+        if parsed is not None and parsed[0] == source and symbol == "exec":
+            return parsed[1]
+        return super().ast_parse(source, filename, symbol)
 
     def compile_cell(
         self, nodes: list[ast.stmt], cell_name: str, interactivity: str, *, source: str, may_await: bool
@@ -180,12 +201,9 @@ class CellCompiler(CachingCompiler):  # type: ignore[misc]
         self, nodes: list[ast.stmt], cell_name: str, interactivity: str, *, may_await: bool
     ) -> list[tuple[CodeType, bool]]:
         plain, interactive = _split(nodes, interactivity)
-        codes: list[tuple[CodeType, bool]] = []
         with self.extra_flags(PyCF_ALLOW_TOP_LEVEL_AWAIT if may_await else 0):
-            for node in plain:
-                codes.append(self._with_kind(ast.Module([node], []), cell_name, "exec"))
-            for node in interactive:
-                codes.append(self._with_kind(ast.Interactive([node]), cell_name, "single"))
+            codes = [self._with_kind(ast.Module([node], []), cell_name, "exec") for node in plain]
+            codes += [self._with_kind(ast.Interactive([node]), cell_name, "single") for node in interactive]
         return codes
 
     def _with_kind(self, tree: ast.Module | ast.Interactive, cell_name: str, mode: str) -> tuple[CodeType, bool]:
@@ -221,6 +239,5 @@ def _split(nodes: list[ast.stmt], interactivity: str) -> tuple[list[ast.stmt], l
         case "all":
             return [], nodes
         case _:
-            raise ValueError(
-                f"ast_node_interactivity is {interactivity!r}: expected all, last, last_expr, none or last_expr_or_assign"
-            )
+            expected = "all, last, last_expr, none or last_expr_or_assign"
+            raise ValueError(f"ast_node_interactivity is {interactivity!r}: expected {expected}")

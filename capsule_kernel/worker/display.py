@@ -171,6 +171,9 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
         parents.reset_thread_parent(token)
 
 
+_ONE_FORMAT = frozenset({int, float, bool, complex, str, bytes})
+
+
 class ZMQShellDisplayHook(DisplayHook):  # type: ignore[misc]
     """Publishes the value of a cell's last expression as `execute_result`."""
 
@@ -181,6 +184,19 @@ class ZMQShellDisplayHook(DisplayHook):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._thread = _Hooks()
         self.msg: dict[str, Any] | None = None
+
+    def compute_format_data(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the MIME bundle of a value; numbers and strings have one format, unless somebody registered another."""
+        formatter = self.shell.display_formatter
+        kind = type(result)
+        if kind in _ONE_FORMAT and not any(
+            kind in other.type_printers or object in other.type_printers
+            for mime, other in formatter.formatters.items()
+            if mime != "text/plain"
+        ):
+            return {"text/plain": formatter.formatters["text/plain"](result)}, {}
+        data: tuple[dict[str, Any], dict[str, Any]] = formatter.format(result)
+        return data
 
     def start_displayhook(self) -> None:
         """Begin a message."""

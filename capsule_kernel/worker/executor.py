@@ -28,7 +28,7 @@ class Executor(Protocol):
     """What the worker needs of an executor."""
 
     def execute(self, code: str, *, silent: bool, store_history: bool, cell_id: str | None, serial: int) -> Any:
-        """Run one cell to its end on the main thread; return IPython's `ExecutionResult`. User errors do not leave it."""
+        """Run one cell to its end on the main thread; return IPython's `ExecutionResult`, user errors included."""
 
 
 class AsyncExecutor:
@@ -106,9 +106,8 @@ class AsyncExecutor:
         if isinstance(value, CoroutineType):
             self._coroutines.track_coroutine(value)
             if value.__qualname__ in self._coroutines.never_awaited():
-                sys.stderr.write(
-                    f"coroutine '{value.__qualname__}' was never awaited: write `await {value.__qualname__}(…)` to run it\n"
-                )
+                name = value.__qualname__
+                sys.stderr.write(f"coroutine '{name}' was never awaited: write `await {name}(…)` to run it\n")
         elif isinstance(value, asyncio.Task):
             self._coroutines.track_task(value)
 

@@ -21,10 +21,9 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
         self._query: Callable[[dict[str, Any]], list[Any]] | None = None
         super().__init__(shell, config, **traits)
 
-    def connect(self, query: Callable[[dict[str, Any]], list[Any]], session_number: int) -> None:
+    def connect(self, query: Callable[[dict[str, Any]], list[Any]]) -> None:
         """Use `query` for other sessions' rows."""
         self._query = query
-        self.session_number = session_number
 
     def init_db(self) -> None:
         """Open nothing."""
@@ -45,8 +44,18 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
 
     def store_inputs(self, line_num: int, source: str, source_raw: str | None = None) -> None:
         """Keep an input of this session; the front gets it with the end of the cell."""
-        super().store_inputs(line_num, source, source_raw)
-        self.db_input_cache = []
+        raw = (source if source_raw is None else source_raw).rstrip("\n")
+        if self._exit_re.match(raw.strip()):
+            return
+        self.input_hist_parsed.append(source.rstrip("\n"))
+        self.input_hist_raw.append(raw)
+        # `_i`, `_ii`, `_iii` are traits, whose checks and observers would cost more than all the rest.
+        values = self._trait_values
+        values["_iii"], values["_ii"], values["_i"] = values.get("_ii", ""), values.get("_i", ""), values.get("_i00", "")
+        values["_i00"] = raw
+        names = {"_i": values["_i"], "_ii": values["_ii"], "_iii": values["_iii"], f"_i{line_num}": raw}
+        self.shell.user_ns.update(names)
+        self.shell.user_ns_hidden.update(names)
 
     def get_tail(
         self, n: int = 10, raw: bool = True, output: bool = False, include_latest: bool = False

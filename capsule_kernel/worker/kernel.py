@@ -1,4 +1,7 @@
-"""What user code and libraries find as `get_ipython().kernel`: ipykernel's attributes, as far as they have a meaning here."""
+"""What user code and libraries find as `get_ipython().kernel`: ipykernel's attributes, as far as they mean something.
+
+Source: ipykernel's `IPythonKernel`, whose attributes widgets, matplotlib and debuggers use.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,6 @@ class WorkerKernel:
         self.eventloop: Any = None
         self._channel = channel
         self._questions = questions
-        self._getpass = getpass.getpass
 
     @property
     def execution_count(self) -> int:

@@ -163,11 +163,6 @@ class EventLoopCoordinator:
         """Run a coroutine from synchronous code, for IPython's `loop_runner`."""
         return self.ensure_event_loop().run_until_complete(coroutine)
 
-    def close(self) -> None:
-        """Close the loop; tasks that still run are left as they are."""
-        if self._loop is not None and not self._loop.is_closed() and not self._loop.is_running():
-            self._loop.close()
-
 
 def _stop_loop(task: asyncio.Task[Any]) -> None:
     task.get_loop().stop()
@@ -199,7 +194,7 @@ class CoroutineManager:
         )
 
     def cleanup(self) -> dict[str, int]:
-        """Forget what is finished; return the numbers of coroutines ever tracked, pending, never awaited, and of tasks."""
+        """Forget what is finished; return how many coroutines there were, wait, were never begun, and the tasks left."""
         never = 0
         for coroutine in list(self._coroutines):
             state = inspect.getcoroutinestate(coroutine)

@@ -18,7 +18,7 @@ from IPython.utils.process import arg_split
 
 @magics_class
 class KernelMagics(Magics):  # type: ignore[misc]
-    """`%clear`, `%less`, `%man`, `%edit`, `%connect_info`, `%qtconsole`, `%autosave`, `%reset --worker`, `%%threaded`."""
+    """`%clear`, `%less`, `%man`, `%edit`, `%connect_info`, `%qtconsole`, `%autosave`, `%reset`, and `%%threaded`."""
 
     @line_magic
     def edit(self, parameter_s: str = "", last_call: list[Any] | None = None) -> None:
@@ -56,7 +56,7 @@ class KernelMagics(Magics):  # type: ignore[misc]
     @line_magic
     def man(self, line: str) -> None:
         """Show a manual page in the front end's pager."""
-        run = subprocess.run(["man", *shlex.split(line)], capture_output=True, text=True, check=False)  # noqa: S603, S607 - man is what is asked for
+        run = subprocess.run(["man", *shlex.split(line)], capture_output=True, text=True, check=False)  # noqa: S607 - man is found as the user's shell finds it
         page.page(run.stdout or run.stderr)
 
     @line_magic

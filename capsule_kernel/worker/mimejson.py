@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import json
 import numbers
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, dict):
         return dict(value)

@@ -176,9 +176,6 @@ class OutStream(io.TextIOBase):
         # Each write goes to descriptor 1 or 2 at once: a child may leave without a flush.
         self._limit = 1
 
-    def _is_master_process(self) -> bool:
-        return self._channel is not None and self._channel.is_ours
-
     def _publish(self) -> None:
         message = self.take()
         if message is None or self._channel is None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import threading
 from typing import TYPE_CHECKING
-
-import signal
 
 from capsule_kernel.errors import ProtocolError
 from capsule_kernel.wire.framing import FrameDecoder

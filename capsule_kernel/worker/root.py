@@ -60,7 +60,6 @@ class Worker:
         self._pid = os.getpid()
         self._inbox: deque[ToWorker] = deque()
         self._decoder = FrameDecoder()
-        self._is_front_gone = False
         self._cancellation = ExecutionCancellation()
         self._channel = Channel(main, self._cancellation)
         self._side_channel = Channel(side, self._cancellation)
@@ -113,7 +112,7 @@ class Worker:
         shell.loop_runner = self._coordinator.run_until_complete
         shell.compile.cell_prefix = self._options.cell_prefix
         shell.compile.cache_size = self._options.compile_cache_size
-        shell.history_manager.connect(self._query_history, self._options.history_session)
+        shell.history_manager.connect(self._query_history)
         self.kernel.executor = _factory(self._options.executor_factory)(
             shell=shell,
             coordinator=self._coordinator,
@@ -121,6 +120,8 @@ class Worker:
             coroutines=self._coroutines,
         )
         shell.builtin_trap.auto_builtins["input"] = self.kernel.take_over_input()
+        # For good, rather than in and out for each cell: tasks and threads between cells want `input` as well.
+        shell.builtin_trap.__enter__()
         if self._options.session_name:
             shell.user_ns["__session__"] = self._options.session_name
         sys.argv = list(self._options.kernel_argv)
@@ -139,7 +140,8 @@ class Worker:
         shell = self._shell
         shell.note_request(message.serial, lambda: _request_of(message))
         self._coordinator.context.run(parents.begin, message.serial)
-        shell.execution_count = message.execution_count
+        # Not through the trait, which costs more than it checks: nobody observes it.
+        shell._trait_values["execution_count"] = message.execution_count
         shell.begin_cell()
         shell.last_transformed = ""
         self.kernel.allow_stdin = message.allow_stdin
@@ -202,7 +204,7 @@ class Worker:
             held = stream.take()
             if held is not None:
                 messages.append(held)
-        if len(messages) == 1 and done is not None and self._is_small(messages[0]):
+        if len(messages) == 1 and self._is_small(messages[0]):
             self._channel.send_together([*messages, done])
             return
         for message in messages:
@@ -223,7 +225,7 @@ class Worker:
         except InterruptedError:
             return
         if not data:
-            self._inbox.append(Shutdown(restart=False))
+            self._inbox.append(Shutdown())
             self._coordinator.ensure_event_loop().remove_reader(self._main)
         for payload in self._decoder.feed(data):
             self._inbox.append(decode_to_worker(payload))

@@ -1,12 +1,14 @@
 """IPython's shell as the worker embeds it: displays, tracebacks, payloads, compiling, all of it published.
 
-The class bears the name that libraries look for (`ZMQInteractiveShell`), and says to be ipykernel's where that is loaded.
+The class bears the name that libraries look for (`ZMQInteractiveShell`), and says to be ipykernel's where that is
+loaded.
 """
 
 from __future__ import annotations
 
 import bdb
 import os
+import re
 import sys
 from subprocess import CalledProcessError
 from types import CodeType, TracebackType
@@ -14,10 +16,13 @@ from typing import Any
 from warnings import warn
 
 from IPython.core import page
-from IPython.core.autocall import ZMQExitAutocall
+from IPython.core.autocall import IPyAutocall, ZMQExitAutocall
 from IPython.core.error import UsageError
+from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
+from IPython.core.macro import Macro
 from IPython.core.payload import PayloadManager
+from IPython.core.prefilter import _default_checkers as default_checkers
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
 
@@ -73,7 +78,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
     @property
     def __class__(self) -> type:
-        """ipykernel's class where somebody has imported that, for libraries that ask `isinstance`."""
+        """The class of ipykernel's shell where somebody has imported that, for libraries that ask `isinstance`."""
         real = getattr(sys.modules.get("ipykernel.zmqshell"), "ZMQInteractiveShell", None)
         return type(self) if real is None else real
 
@@ -183,6 +188,44 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         """Run a cell from code."""
         self.begin_cell()
         return super().run_cell(*args, **kwargs)
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """Return the cell as Python: what is Python already needs no transforms, which take longer than parsing it."""
+        if self._is_plain(raw_cell):
+            source = raw_cell if raw_cell.endswith("\n") else raw_cell + "\n"
+            if self.compile.parses(source, raw_cell):
+                return source
+        transformed: str = super().transform_cell(raw_cell)
+        return transformed
+
+    def _is_plain(self, cell: str) -> bool:
+        """Return whether only Python's parser has to be asked: nothing stands there that IPython might take for its own.
+
+        Whatever of IPython's syntax (`%`, `!`, `?`, prompts) is left is a syntax error in Python. A single line may
+        also be an automatic magic (`ls`) or an autocall (`exit`), which are valid names.
+        """
+        manager = self.input_transformer_manager
+        if (
+            not cell
+            or cell[0].isspace()
+            or self.input_transformers_post
+            or self.autocall
+            or len(manager.cleanup_transforms) != _CLEANUPS
+            or len(manager.line_transforms) != 1
+            or len(manager.token_transformers) != _TOKEN_TRANSFORMERS
+            or len(self.prefilter_manager.checkers) != _CHECKERS
+        ):
+            return False
+        if "\n" in cell:
+            return True
+        match = _NAME.match(cell)
+        if match is None:
+            return True
+        name = match[0]
+        value = self.user_ns.get(name)
+        if value is not None:
+            return not isinstance(value, IPyAutocall | Macro)
+        return self.find_magic(name) is None
 
     async def run_ast_nodes(
         self,
@@ -298,6 +341,11 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
 
 _REQUESTS_KEPT = 1024
+_NAME = re.compile(r"[^\W\d]\w*")
+# How many of each IPython has by itself: more, and somebody has added their own.
+_CLEANUPS = len(TransformerManager().cleanup_transforms)
+_TOKEN_TRANSFORMERS = len(TransformerManager().token_transformers)
+_CHECKERS = len(default_checkers)
 _OURS = "capsule_kernel."
 
 

@@ -62,7 +62,7 @@ def main(control_fd: int, options_json: str) -> None:
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
     zygote = Zygote(control, app, libc)
-    zygote.say(ZygoteReady(banner=app.shell.banner, failures=failures))
+    zygote.say(ZygoteReady(failures=failures))
     zygote.serve()
 
 
