@@ -1,7 +1,7 @@
 """Routes requests of shell and control to handlers, inside the one bracket that every request has: busy, reply, idle.
 
-A handler returns the content of its reply and never sends status. Execution is the exception with a bracket of its
-own, since it is queued. Both channels take all requests (JEP 80).
+A handler returns the content of its reply and never sends status. Execution and comm messages are the exceptions with
+brackets of their own, since a worker ends them. Both channels take all requests (JEP 80).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from capsule_kernel.front.sockets import Channel
 from capsule_kernel.wire.jupyter import Wire, encode_json
 
 _log = logging.getLogger(__name__)
+_COMM_MESSAGES = frozenset({"comm_open", "comm_msg", "comm_close"})
 
 Content = Mapping[str, Any] | bytes | None
 """Content of a reply, JSON as bytes where it exists already; None: this request has no reply."""
@@ -39,6 +40,7 @@ class Dispatch:
         replies: Replies,
         iopub: IOPub,
         execute: Callable[[Request], None],
+        comm: Callable[[Request], None],
         handlers: Mapping[str, Handler],
         slow_handlers: Mapping[str, SlowHandler],
         loop: asyncio.AbstractEventLoop,
@@ -48,6 +50,7 @@ class Dispatch:
         self._replies = replies
         self._iopub = iopub
         self._execute = execute
+        self._comm = comm
         self._handlers = handlers
         self._slow_handlers = slow_handlers
         self._loop = loop
@@ -68,6 +71,8 @@ class Dispatch:
         request = self._requests.add(message, channel)
         if msg_type == "execute_request":
             self._execute(request)
+        elif msg_type in _COMM_MESSAGES:
+            self._comm(request)
         elif (handler := self._handlers.get(msg_type)) is not None:
             self._iopub.status("busy", parent=request.parent)
             try:

@@ -76,6 +76,7 @@ class Executions:
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         on_first_done: Callable[[], None],
+        on_dequeued: Callable[[], None],
         on_exit: Callable[[], None],
         on_replace: Callable[[str], None],
         engine: str,
@@ -89,6 +90,7 @@ class Executions:
         self._clock = clock
         self._loop = loop
         self._on_first_done = on_first_done
+        self._on_dequeued = on_dequeued
         self._on_exit = on_exit
         self._on_replace = on_replace
         self._engine = engine
@@ -103,6 +105,16 @@ class Executions:
     def is_busy(self) -> bool:
         """Whether a cell runs."""
         return self._running is not None
+
+    @property
+    def running(self) -> Request | None:
+        """The request whose cell runs."""
+        return self._running.cell.request if self._running is not None else None
+
+    @property
+    def first_queued(self) -> int | None:
+        """Serial of the next cell, None when none waits."""
+        return self._queue[0].request.serial if self._queue else None
 
     def submit(self, request: Request) -> None:
         """Queue an `execute_request`; one that cannot be understood is answered with an error at once."""
@@ -154,6 +166,7 @@ class Executions:
                 cell.request, "execute_reply", encode_json({"status": "aborted"}), metadata=self._metadata("aborted")
             )
             self._iopub.status("idle", parent=parent)
+        self._on_dequeued()
 
     def fail_queued(self, reason: str) -> None:
         """Answer every queued execute_request with an error: there is no worker to run it."""
@@ -170,6 +183,7 @@ class Executions:
                 metadata=self._metadata("error"),
             )
             self._iopub.status("idle", parent=parent)
+        self._on_dequeued()
 
     # --- what the worker in use says ---------------------------------------------------------------------------------
 
@@ -292,6 +306,7 @@ class Executions:
                 parent=request.parent,
             )
         running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
+        self._on_dequeued()
 
     def _tick(self, running: _Running) -> None:
         running.session.say(Tick(serial=running.cell.request.serial))

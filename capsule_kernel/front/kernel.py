@@ -16,6 +16,7 @@ import msgspec
 
 from capsule_kernel import __version__
 from capsule_kernel.clock import Clock
+from capsule_kernel.front.comms import Comms
 from capsule_kernel.front.connection import Connection
 from capsule_kernel.front.dispatch import Dispatch
 from capsule_kernel.front.execution import Executions
@@ -35,6 +36,7 @@ from capsule_kernel.wire.jupyter import PROTOCOL, Wire, encode_json
 from capsule_kernel.wire.worker_messages import (
     Answer,
     Ask,
+    CommHandled,
     Done,
     FromWorker,
     HistoryAnswer,
@@ -111,6 +113,14 @@ class Kernel:
             start_timeout_ms=settings.worker_start_timeout_ms,
             loop=loop,
         )
+        self._comms = Comms(
+            iopub=self._iopub,
+            clock=clock,
+            interrupt_grace_ms=settings.interrupt_grace_ms,
+            first_queued=lambda: self._executions.first_queued,
+            on_exit=self.stop,
+            on_replace=self._pool.replace,
+        )
         self._executions = Executions(
             iopub=self._iopub,
             stdin=self._stdin,
@@ -121,6 +131,7 @@ class Kernel:
             clock=clock,
             loop=loop,
             on_first_done=self._pool.want_spares,
+            on_dequeued=self._comms.send,
             on_exit=self.stop,
             on_replace=self._pool.replace,
             engine=wire.session,
@@ -131,6 +142,7 @@ class Kernel:
             replies=self._replies,
             iopub=self._iopub,
             execute=self._execute,
+            comm=self._comm,
             handlers={
                 "kernel_info_request": self._kernel_info,
                 "connect_request": self._connect,
@@ -164,15 +176,15 @@ class Kernel:
         self._dispatch.start(self._sockets.control, self._sockets.shell)
         self._pool.start(spawned)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
-        self._loop.add_signal_handler(signal.SIGINT, functools.partial(self._executions.interrupt, by_signal=True))
+        self._loop.add_signal_handler(signal.SIGINT, functools.partial(self._on_interrupt, by_signal=True))
         self._watch_parent()
 
     async def run(self) -> int:
         """Serve until the kernel is to end; end everything; return the exit status."""
         status = await self._stopped
         self._executions.abort_queued()
-        if self._executions.is_busy:
-            self._executions.interrupt()
+        self._comms.abandon()
+        self._on_interrupt()
         await self._pool.close(grace_ms=self._settings.shutdown_grace_ms)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._history.close(), 1.0)
@@ -189,6 +201,7 @@ class Kernel:
     def on_worker_ready(self, session: Session) -> None:
         """See `PoolOwner`."""
         self._inspections.on_ready(session)
+        self._comms.on_ready(session)
         self._executions.on_ready(session)
 
     def on_worker_message(self, session: Session, message: FromWorker) -> None:
@@ -197,6 +210,8 @@ class Kernel:
             case Stream():
                 self._executions.on_stream(message)
             case Publish():
+                if message.msg_type.startswith("comm_"):
+                    self._comms.on_publish(message)
                 self._executions.on_publish(message)
             case Done():
                 self._executions.on_done(session, message)
@@ -206,6 +221,9 @@ class Kernel:
                 self._executions.on_unasked(session, message)
             case InterruptSeen():
                 self._executions.on_interrupt_seen(message)
+                self._comms.on_interrupt_seen(message)
+            case CommHandled():
+                self._comms.on_handled(session, message)
             case Answer():
                 self._inspections.on_answer(message)
             case Taken():
@@ -223,18 +241,24 @@ class Kernel:
         """See `PoolOwner`."""
         _log.info("%r: %s", session, death.cause)
         self._inspections.on_death()
+        self._comms.on_death(session, death, self._executions.running)
         self._executions.on_death(session, death)
 
     def on_no_worker(self, reason: str) -> None:
         """See `PoolOwner`."""
         _log.error("no worker can be started: %s", reason)
         self._executions.fail_queued(reason)
+        self._comms.abandon()
 
     # --- requests that need no worker --------------------------------------------------------------------------------
 
     def _execute(self, request: Request) -> None:
         self._pool.try_again()
         self._executions.submit(request)
+
+    def _comm(self, request: Request) -> None:
+        self._pool.try_again()
+        self._comms.take(request)
 
     def _kernel_info(self, request: Request) -> dict[str, Any]:
         version = ".".join(str(part) for part in sys.version_info[:3])
@@ -270,12 +294,18 @@ class Kernel:
         }
 
     def _comm_info(self, request: Request) -> dict[str, Any]:
-        msgspec.json.decode(request.message.raw_content, type=_CommInfoContent)
-        return {"status": "ok", "comms": {}}
+        content = msgspec.json.decode(request.message.raw_content, type=_CommInfoContent)
+        return {"status": "ok", "comms": self._comms.info(content.target_name)}
 
     def _interrupt(self, request: Request) -> dict[str, Any]:
-        self._executions.interrupt()
+        self._on_interrupt()
         return {"status": "ok"}
+
+    def _on_interrupt(self, *, by_signal: bool = False) -> None:
+        if self._executions.is_busy:
+            self._executions.interrupt(by_signal=by_signal)
+        else:
+            self._comms.interrupt()
 
     def _shutdown(self, request: Request) -> dict[str, Any]:
         content = msgspec.json.decode(request.message.raw_content, type=_ShutdownContent)

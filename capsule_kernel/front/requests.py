@@ -24,26 +24,31 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Requests:
-    """The requests of a kernel's life, the newest few thousand of them: tasks and threads outlive their cell."""
+    """The requests of a kernel's life, the newest few thousand of them: tasks and threads outlive their cell.
+
+    Cells and all others are counted apart: a cell that runs for hours keeps its place under thousands of comm messages.
+    """
 
     def __init__(self) -> None:
         self._count = 0
-        self._kept: dict[int, Request] = {}
+        self._cells: dict[int, Request] = {}
+        self._others: dict[int, Request] = {}
 
     def add(self, message: Message, channel: Channel) -> Request:
         """Give `message` a serial."""
         self._count += 1
         request = Request(serial=self._count, message=message, channel=channel)
-        self._kept[self._count] = request
-        if len(self._kept) > _KEPT:
-            del self._kept[next(iter(self._kept))]
+        kept = self._cells if message.header.msg_type == "execute_request" else self._others
+        kept[self._count] = request
+        if len(kept) > _KEPT:
+            del kept[next(iter(kept))]
         return request
 
     def get(self, serial: int) -> Request | None:
         """Return the request, None if there is none or it is too old."""
-        return self._kept.get(serial)
+        return self._cells.get(serial) or self._others.get(serial)
 
     def parent_of(self, serial: int) -> bytes:
         """Return the parent header for output of `serial`, as JSON."""
-        request = self._kept.get(serial)
+        request = self.get(serial)
         return request.message.raw_header if request is not None else b"{}"

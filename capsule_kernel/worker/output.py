@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Token
 from typing import Any
 
@@ -181,9 +181,20 @@ class OutStream(io.TextIOBase):
         if message is None or self._channel is None:
             return
         if self._channel.is_ours:
-            self._channel.send(message)
+            for piece in in_pieces(message):
+                self._channel.send(piece)
         else:
             _write_all(self.fileno(), message.text.encode())
+
+
+def in_pieces(message: Stream) -> Iterator[Stream]:
+    """Cut long text into messages that worker, front and client can each work on at the same time."""
+    if len(message.text) <= 2 * HELD_CHARACTERS:
+        yield message
+        return
+    for start in range(0, len(message.text), HELD_CHARACTERS):
+        text = message.text[start : start + HELD_CHARACTERS]
+        yield Stream(parent=message.parent, name=message.name, text=text)
 
 
 def _utf8(text: str) -> str:

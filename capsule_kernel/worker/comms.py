@@ -1,0 +1,169 @@
+"""Comms in the worker: what `comm.create_comm` makes, and how a client's message gets to its handler.
+
+Source: Jupyter messaging, "Custom Messages". Handlers run on the main thread, in a copy of the session's context, while
+the loop runs: between cells, and at the awaits of a cell.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import comm
+import msgspec
+from comm.base_comm import BaseComm, CommManager
+
+from capsule_kernel.wire.worker_messages import Comm, CommHandled
+from capsule_kernel.worker import parents
+from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.interrupt import ExecutionCancellation
+from capsule_kernel.worker.loop import EventLoopCoordinator
+
+
+class CapsuleComm(BaseComm):  # type: ignore[misc]
+    """One end of a comm; the other is in a front end."""
+
+    def publish_msg(
+        self,
+        msg_type: str,
+        data: Any = None,
+        metadata: dict[str, Any] | None = None,
+        buffers: Sequence[Any] | None = None,
+        **keys: Any,
+    ) -> None:
+        """Send `comm_open`, `comm_msg` or `comm_close`; `buffers` are any objects with the buffer protocol.
+
+        Raises:
+            OutputTooLarge: the message exceeds `CapsuleKernel.max_output_bytes`.
+        """
+        self.kernel.shell.outlet.publish(
+            msg_type,
+            {"data": {} if data is None else data, "comm_id": self.comm_id, **keys},
+            metadata=metadata,
+            buffers=[_flat(buffer) for buffer in buffers or ()],
+        )
+
+    def __del__(self) -> None:
+        """Send nothing: an open comm is in the manager's table, and a collection may come in the middle of a write."""
+
+    @property
+    def kernel(self) -> Any:
+        """The worker's kernel, as user code sees it."""
+        return comm.get_comm_manager().shell.kernel
+
+    @property
+    def __class__(self) -> type:
+        """ipykernel's class where somebody has imported that: traits of old widgets ask `isinstance`."""
+        real = getattr(sys.modules.get("ipykernel.comm.comm"), "Comm", None)
+        return type(self) if real is None else real
+
+
+class CapsuleCommManager(CommManager):  # type: ignore[misc]
+    """The targets and open comms of a worker; shows what handlers raise."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__()
+        self.shell = shell
+
+    @property
+    def kernel(self) -> Any:
+        """The worker's kernel, as user code sees it."""
+        return self.shell.kernel
+
+    def comm_open(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+        """Make the comm that a client opens, and hand it to its target; close it where that fails."""
+        content = msg["content"]
+        name = content.get("target_name", "")
+        opened = CapsuleComm(comm_id=content["comm_id"], primary=False, target_name=name)
+        self.register_comm(opened)
+        target = self.targets.get(name)
+        if target is None:
+            sys.stderr.write(f"No such comm target registered: {name}\n")
+            opened.close()
+            return
+        try:
+            target(opened, msg)
+        except BaseException:
+            opened.close()
+            raise
+
+    def comm_msg(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+        """Hand a message to its comm's handler; one for a comm that is not open is dropped."""
+        addressed = self.comms.get(msg["content"]["comm_id"])
+        if addressed is not None:
+            addressed.handle_msg(msg)
+
+    def comm_close(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+        """Forget a comm that the client has closed, and tell its handler."""
+        closed = self.comms.pop(msg["content"]["comm_id"], None)
+        if closed is not None:
+            closed._closed = True  # noqa: SLF001 - there is no other way to say that the peer knows
+            closed.handle_close(msg)
+
+
+def install(shell: Any) -> None:
+    """Have `comm.create_comm` and `comm.get_comm_manager`, which libraries call, give what this kernel has."""
+    manager = CapsuleCommManager(shell)
+    comm.create_comm = CapsuleComm
+    comm.get_comm_manager = lambda: manager
+
+
+class CommDelivery:
+    """Runs the handlers of comm messages."""
+
+    def __init__(
+        self, *, shell: Any, channel: Channel, cancellation: ExecutionCancellation, coordinator: EventLoopCoordinator
+    ) -> None:
+        self._shell = shell
+        self._channel = channel
+        self._cancellation = cancellation
+        self._coordinator = coordinator
+
+    def handle(self, message: Comm) -> None:
+        """Run the handler of `message` to its end, and report it; what the handler raises is shown."""
+        self._shell.note_request(message.serial, lambda: request_of(message))
+        context = self._coordinator.context.copy()
+        context.run(parents.set_thread_parent, message.serial)
+        try:
+            if self._cancellation.serial:
+                # A cell awaits: an interrupt is meant for that.
+                context.run(self._dispatch, message)
+            else:
+                with self._cancellation.cancellable_execution(message.serial):
+                    context.run(self._dispatch, message)
+        except BaseException:  # noqa: BLE001 - user code's handlers, and interrupts of them
+            context.run(self._shell.showtraceback)
+        finally:
+            context.run(self._report, message.serial)
+
+    def _dispatch(self, message: Comm) -> None:
+        request = request_of(message)
+        request["buffers"] = [memoryview(buffer) for buffer in message.buffers]
+        handler = getattr(comm.get_comm_manager(), message.msg_type)
+        handler(None, None, request)
+
+    def _report(self, serial: int) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._channel.send(CommHandled(serial=serial, exiting=bool(self._shell.exit_now)))
+
+
+def request_of(message: Comm) -> dict[str, Any]:
+    """Return a message of a client as libraries expect it, without its buffers."""
+    request: dict[str, Any] = msgspec.json.decode(message.parent)
+    header = request["header"]
+    return {
+        **request,
+        "parent_header": {},
+        "msg_id": header.get("msg_id"),
+        "msg_type": header.get("msg_type"),
+        "content": msgspec.json.decode(message.content),
+        "buffers": [],
+    }
+
+
+def _flat(buffer: Any) -> memoryview:
+    """Return a buffer of any shape as plain bytes, without a copy where its memory is in order."""
+    view = memoryview(buffer)
+    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())
