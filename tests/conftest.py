@@ -63,9 +63,9 @@ def _module_starter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel
 
 
 @pytest.fixture
-def shared_kernel(_module_starter: KernelStarter) -> Client:
-    """One kernel for a module's cheap tests; replaced after a test that failed."""
+def shared_kernel(_module_starter: KernelStarter, request: pytest.FixtureRequest) -> Client:
+    """One kernel for a module's cheap tests, with the module's KERNEL_ARGS; replaced after a test that failed."""
     clients = _module_starter.clients
     if clients and clients[-1].healthy and clients[-1].process.is_alive():
         return clients[-1]
-    return _module_starter()
+    return _module_starter(*getattr(request.module, "KERNEL_ARGS", ()))

@@ -108,6 +108,7 @@ def test_a_timeout_interrupts_and_the_notebook_goes_on(code: str, installed: Ins
     assert texts(node, 1) == ["after\n"]
 
 
+@pytest.mark.slow
 @only_capsule("ipykernel waits for the loop")
 @pytest.mark.parametrize("code", ["import time; time.sleep(600)", "sum(range(10**13))"])
 def test_a_timeout_without_interrupt_ends_the_kernel(code: str, installed: Installed) -> None:

@@ -42,6 +42,15 @@ ENDS: dict[str, Callable[[Client], object]] = {
     "SIGHUP": lambda client: client.process.send_signal(signal.SIGHUP),
 }
 
+FAST_STATES = {"idle", "in a C loop"}
+FAST_ENDS = {"shutdown", "SIGTERM", "SIGKILL"}
+CASES = [
+    pytest.param(end, state, marks=[] if end in FAST_ENDS or state in FAST_STATES else pytest.mark.slow)
+    for end in ENDS
+    for state in STATES
+]
+"""Every end in every state; the fast suite leaves out the less telling pairs."""
+
 
 def bring_into(client: Client, state: str) -> None:
     code = STATES[state]
@@ -51,8 +60,7 @@ def bring_into(client: Client, state: str) -> None:
 
 
 @only_capsule("ipykernel waits for its cell")
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("end", "state"), CASES)
 def test_nothing_is_left(end: str, state: str, kernel: Client) -> None:
     bring_into(kernel, state)
     ENDS[end](kernel)
