@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = only_capsule("ipykernel's shell waits for the cell")
 
-KERNEL_ARGS = ("--CapsuleKernel.inspect_ack_timeout_ms=5000",)
+KERNEL_ARGS = ("--CapsuleKernel.inspect_ack_timeout_ms=8000", "--CapsuleKernel.inspect_timeout_ms=8000")
 """The machine of the tests may be busy too; how fast the answers are is measured elsewhere."""
 IN_C_WITH_THE_GIL = "sum(range(10**13))"
 BUSY = {
