@@ -1,6 +1,6 @@
 """The benchmark: Capsule beside its peers, in one interleaved run.
 
-`uv run --group bench python -m tests.bench` measures everything (about six minutes) and prints the table; `--quick`
+`uv run --group bench python -m tests.bench` measures everything (about eight minutes) and prints the table; `--quick`
 gives a first impression, `--rows NAME…` measures figures or groups of them, `--kernels capsule,xeus` some kernels only,
 `--json FILE` keeps the results. The figures and their bars are the table in `figures.py`.
 

@@ -47,7 +47,7 @@ class Run:
     @property
     def few_rounds(self) -> int:
         """For what takes seconds per round."""
-        return max(1, self.rounds // 3)
+        return max(1, self.rounds // 2)
 
     def is_wanted(self, *names: str) -> bool:
         """Whether any of these samples serves a wanted figure."""
