@@ -129,6 +129,28 @@ class IllegalTransition(CapsuleError):
         return f"a session in phase {self.phase} cannot take {self.event}"
 
 
+class OutputTooLarge(CapsuleError):
+    """User code sends a message that cannot be shortened, as displays can, and is larger than the settings allow.
+
+    Attributes:
+        msg_type: its type.
+        size_bytes: content and buffers together.
+        limit_bytes: the value of `CapsuleKernel.max_output_bytes`.
+    """
+
+    def __init__(self, msg_type: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(msg_type, size_bytes, limit_bytes)
+        self.msg_type = msg_type
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"a {self.msg_type} of {self.size_bytes:,} bytes was not sent: more than CapsuleKernel.max_output_bytes = "
+            f"{self.limit_bytes:,}"
+        )
+
+
 class KernelSpecError(CapsuleError):
     """A kernelspec cannot be installed or removed.
 

@@ -98,7 +98,9 @@ class Comms:
     def info(self, target_name: str | None) -> dict[str, dict[str, str]]:
         """Return the open comms, those of one target if that is named, as in a `comm_info_reply`."""
         return {
-            comm_id: {"target_name": name} for comm_id, name in self._open.items() if not target_name or name == target_name
+            comm_id: {"target_name": name}
+            for comm_id, name in self._open.items()
+            if not target_name or name == target_name
         }
 
     def interrupt(self) -> None:

@@ -19,6 +19,7 @@ from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.loop import EventLoopCoordinator
+from capsule_kernel.worker.shell import ZMQInteractiveShell, of_user
 
 
 class CapsuleComm(BaseComm):  # type: ignore[misc]
@@ -41,8 +42,19 @@ class CapsuleComm(BaseComm):  # type: ignore[misc]
             msg_type,
             {"data": {} if data is None else data, "comm_id": self.comm_id, **keys},
             metadata=metadata,
-            buffers=[_flat(buffer) for buffer in buffers or ()],
+            buffers=buffers,
         )
+
+    def handle_msg(self, msg: dict[str, Any]) -> None:
+        """Call the handler between IPython's events, the second of which shows its figures even where it raises."""
+        if self._msg_callback is None:
+            return
+        events = self.kernel.shell.events
+        events.trigger("pre_execute")
+        try:
+            self._msg_callback(msg)
+        finally:
+            events.trigger("post_execute")
 
     def __del__(self) -> None:
         """Send nothing: an open comm is in the manager's table, and a collection may come in the middle of a write."""
@@ -54,7 +66,7 @@ class CapsuleComm(BaseComm):  # type: ignore[misc]
 
     @property
     def __class__(self) -> type:
-        """ipykernel's class where somebody has imported that: traits of old widgets ask `isinstance`."""
+        """The class of ipykernel where somebody has imported that: traits of old widgets ask `isinstance`."""
         real = getattr(sys.modules.get("ipykernel.comm.comm"), "Comm", None)
         return type(self) if real is None else real
 
@@ -62,7 +74,7 @@ class CapsuleComm(BaseComm):  # type: ignore[misc]
 class CapsuleCommManager(CommManager):  # type: ignore[misc]
     """The targets and open comms of a worker; shows what handlers raise."""
 
-    def __init__(self, shell: Any) -> None:
+    def __init__(self, shell: ZMQInteractiveShell) -> None:
         super().__init__()
         self.shell = shell
 
@@ -71,7 +83,7 @@ class CapsuleCommManager(CommManager):  # type: ignore[misc]
         """The worker's kernel, as user code sees it."""
         return self.shell.kernel
 
-    def comm_open(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+    def comm_open(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
         """Make the comm that a client opens, and hand it to its target; close it where that fails."""
         content = msg["content"]
         name = content.get("target_name", "")
@@ -88,13 +100,13 @@ class CapsuleCommManager(CommManager):  # type: ignore[misc]
             opened.close()
             raise
 
-    def comm_msg(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+    def comm_msg(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
         """Hand a message to its comm's handler; one for a comm that is not open is dropped."""
         addressed = self.comms.get(msg["content"]["comm_id"])
         if addressed is not None:
             addressed.handle_msg(msg)
 
-    def comm_close(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:  # noqa: ARG002 - the base's signature
+    def comm_close(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
         """Forget a comm that the client has closed, and tell its handler."""
         closed = self.comms.pop(msg["content"]["comm_id"], None)
         if closed is not None:
@@ -102,7 +114,7 @@ class CapsuleCommManager(CommManager):  # type: ignore[misc]
             closed.handle_close(msg)
 
 
-def install(shell: Any) -> None:
+def install(shell: ZMQInteractiveShell) -> None:
     """Have `comm.create_comm` and `comm.get_comm_manager`, which libraries call, give what this kernel has."""
     manager = CapsuleCommManager(shell)
     comm.create_comm = CapsuleComm
@@ -113,7 +125,12 @@ class CommDelivery:
     """Runs the handlers of comm messages."""
 
     def __init__(
-        self, *, shell: Any, channel: Channel, cancellation: ExecutionCancellation, coordinator: EventLoopCoordinator
+        self,
+        *,
+        shell: ZMQInteractiveShell,
+        channel: Channel,
+        cancellation: ExecutionCancellation,
+        coordinator: EventLoopCoordinator,
     ) -> None:
         self._shell = shell
         self._channel = channel
@@ -122,7 +139,9 @@ class CommDelivery:
 
     def handle(self, message: Comm) -> None:
         """Run the handler of `message` to its end, and report it; what the handler raises is shown."""
-        self._shell.note_request(message.serial, lambda: request_of(message))
+        parent, content = message.parent, message.content
+        # Kept long after the message, whose buffers may be large.
+        self._shell.note_request(message.serial, lambda: _request(parent, content))
         context = self._coordinator.context.copy()
         context.run(parents.set_thread_parent, message.serial)
         try:
@@ -132,13 +151,13 @@ class CommDelivery:
             else:
                 with self._cancellation.cancellable_execution(message.serial):
                     context.run(self._dispatch, message)
-        except BaseException:  # noqa: BLE001 - user code's handlers, and interrupts of them
-            context.run(self._shell.showtraceback)
+        except BaseException as exc:  # noqa: BLE001 - user code's handlers, and interrupts of them
+            context.run(self._shell.showtraceback, (type(exc), exc, of_user(exc.__traceback__)), tb_offset=0)
         finally:
             context.run(self._report, message.serial)
 
     def _dispatch(self, message: Comm) -> None:
-        request = request_of(message)
+        request = _request(message.parent, message.content)
         request["buffers"] = [memoryview(buffer) for buffer in message.buffers]
         handler = getattr(comm.get_comm_manager(), message.msg_type)
         handler(None, None, request)
@@ -149,21 +168,15 @@ class CommDelivery:
         self._channel.send(CommHandled(serial=serial, exiting=bool(self._shell.exit_now)))
 
 
-def request_of(message: Comm) -> dict[str, Any]:
-    """Return a message of a client as libraries expect it, without its buffers."""
-    request: dict[str, Any] = msgspec.json.decode(message.parent)
+def _request(parent: bytes, content: bytes) -> dict[str, Any]:
+    """Return a message of a client as libraries expect it, without buffers."""
+    request: dict[str, Any] = msgspec.json.decode(parent)
     header = request["header"]
     return {
         **request,
         "parent_header": {},
         "msg_id": header.get("msg_id"),
         "msg_type": header.get("msg_type"),
-        "content": msgspec.json.decode(message.content),
+        "content": msgspec.json.decode(content),
         "buffers": [],
     }
-
-
-def _flat(buffer: Any) -> memoryview:
-    """Return a buffer of any shape as plain bytes, without a copy where its memory is in order."""
-    view = memoryview(buffer)
-    return view.cast("B") if view.c_contiguous else memoryview(view.tobytes())

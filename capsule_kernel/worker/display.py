@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Token
 from typing import Any
 
@@ -17,6 +17,7 @@ from IPython.core.displaypub import DisplayPublisher
 from traitlets import Any as AnyTrait
 from traitlets import Bool
 
+from capsule_kernel.errors import OutputTooLarge
 from capsule_kernel.wire.worker_messages import Publish
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
@@ -38,27 +39,36 @@ class Outlet:
         content: dict[str, Any],
         *,
         metadata: dict[str, Any] | None = None,
-        buffers: list[bytes] | None = None,
+        buffers: Sequence[Any] | None = None,
         parent: int | None = None,
     ) -> None:
-        """Send a message whose parent is the current request, unless `parent` names another."""
+        """Send a message whose parent is the current request, unless `parent` names another.
+
+        `buffers` are any objects with the buffer protocol.
+
+        Raises:
+            OutputTooLarge: a comm message exceeds the limit. A display that does is replaced by a note.
+        """
         channel = self.channel
         if channel is None:
             return
         sys.stdout.flush()
         sys.stderr.flush()
         encoded = encode_content(content)
-        size = len(encoded) + sum(len(buffer) for buffer in buffers or [])
+        raw = [_flat(buffer) for buffer in buffers] if buffers else []
+        size = len(encoded) + sum(map(len, raw))
         if size > self.max_output_bytes:
+            if msg_type.startswith("comm_"):
+                raise OutputTooLarge(msg_type, size, self.max_output_bytes)
             encoded = encode_content(self._in_place_of(msg_type, content, size))
-            buffers = None
+            raw = []
         channel.send(
             Publish(
                 parent=parents.current() if parent is None else parent,
                 msg_type=msg_type,
                 content=encoded,
                 metadata=encode_content(metadata) if metadata else b"{}",
-                buffers=buffers or [],
+                buffers=raw,
             )
         )
 
@@ -68,6 +78,11 @@ class Outlet:
             f"{self.max_output_bytes:,}>"
         )
         return {**content, "data": {"text/plain": text}, "metadata": {}}
+
+
+def _flat(buffer: Any) -> bytes:
+    """Return what an object with the buffer protocol holds, whatever its shape."""
+    return buffer if isinstance(buffer, bytes) else memoryview(buffer).tobytes()
 
 
 class _Hooks(threading.local):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import comm
 from IPython.core.error import StdinNotImplementedError
 
 from capsule_kernel.wire.worker_messages import Ask, Unasked
@@ -78,6 +79,11 @@ class WorkerKernel:
         self.eventloop: Any = None
         self._channel = channel
         self._questions = questions
+
+    @property
+    def comm_manager(self) -> Any:
+        """The targets and open comms."""
+        return comm.get_comm_manager()
 
     @property
     def execution_count(self) -> int:

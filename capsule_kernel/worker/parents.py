@@ -26,6 +26,11 @@ def begin(serial: int) -> None:
     _variable.set(serial)
 
 
+def newest() -> int:
+    """Return the serial of the newest cell."""
+    return _newest[0]
+
+
 def set_thread_parent(serial: int) -> contextvars.Token[int]:
     """Have the current context's output belong to `serial`; the token is for `reset_thread_parent`."""
     return _variable.set(serial)

@@ -22,6 +22,7 @@ import msgspec
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     PROTOCOL_VERSION,
+    Comm,
     Done,
     Execute,
     FromWorker,
@@ -36,6 +37,7 @@ from capsule_kernel.wire.worker_messages import (
 from capsule_kernel.worker import output, parents
 from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
@@ -66,6 +68,12 @@ class Worker:
         self._questions = Questions()
         self._coordinator = EventLoopCoordinator()
         self._coroutines = CoroutineManager()
+        self._comms = CommDelivery(
+            shell=self._shell,
+            channel=self._channel,
+            cancellation=self._cancellation,
+            coordinator=self._coordinator,
+        )
         self._streams = (output.STDOUT, output.STDERR)
         self._reader = Reader(
             side,
@@ -92,6 +100,9 @@ class Worker:
             match message:
                 case Execute():
                     self._execute(message)
+                case Comm():
+                    # It came in one read with the cell before it.
+                    self._coordinator.ensure_event_loop().call_soon(self._handle, message)
                 case Shutdown():
                     self._leave()
             if os.getpid() != self._pid:
@@ -145,6 +156,9 @@ class Worker:
         shell.begin_cell()
         shell.last_transformed = ""
         self.kernel.allow_stdin = message.allow_stdin
+        if self._inbox:
+            # Comm messages that came in one read with the cell: for its first await, if it has one.
+            self._coordinator.ensure_event_loop().call_soon(self._handle_comms)
         assert self.kernel.executor is not None
         result = self.kernel.executor.execute(
             message.code,
@@ -220,17 +234,35 @@ class Worker:
         loop.add_reader(self._main, self._on_readable)
 
     def _on_readable(self) -> None:
+        # A cell may await meanwhile: its interrupt must not lose what has been read.
+        is_held = self._cancellation.hold()
         try:
             data = self._main.recv(_READ_BYTES)
+            if not data:
+                self._inbox.append(Shutdown())
+                self._coordinator.ensure_event_loop().remove_reader(self._main)
+            for payload in self._decoder.feed(data):
+                self._inbox.append(decode_to_worker(payload))
         except InterruptedError:
             return
-        if not data:
-            self._inbox.append(Shutdown())
-            self._coordinator.ensure_event_loop().remove_reader(self._main)
-        for payload in self._decoder.feed(data):
-            self._inbox.append(decode_to_worker(payload))
+        finally:
+            if is_held:
+                self._cancellation.release()
+        self._handle_comms()
         if self._inbox:
             self._coordinator.wake()
+
+    def _handle_comms(self) -> None:
+        """Handle comm messages up to the next cell; called on the loop."""
+        while self._inbox and isinstance(self._inbox[0], Comm):
+            message = self._inbox.popleft()
+            assert isinstance(message, Comm)
+            self._handle(message)
+
+    def _handle(self, message: Comm) -> None:
+        self._comms.handle(message)
+        if os.getpid() != self._pid:
+            self._leave_child()
 
     def _on_interrupt_seen(self, serial: int) -> None:
         self._channel.send(InterruptSeen(serial=serial))

@@ -10,6 +10,7 @@ import bdb
 import os
 import re
 import sys
+from collections.abc import Callable
 from subprocess import CalledProcessError
 from types import CodeType, TracebackType
 from typing import Any
@@ -63,7 +64,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         self.last_transformed = ""
         self._last_traceback: list[str] | None = None
         self._last_traceback_during_displayhook = False
-        self._requests: dict[int, Any] = {}
+        self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
         super().__init__(**kwargs)
         self.display_pub.outlet = self.outlet
         self.displayhook.outlet = self.outlet
@@ -131,19 +132,19 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def note_request(self, serial: int, request: Any) -> None:
+    def note_request(self, serial: int, request: Callable[[], dict[str, Any]]) -> None:
         """Remember which request `serial` stands for."""
         self._requests[serial] = request
         if len(self._requests) > _REQUESTS_KEPT:
-            del self._requests[next(iter(self._requests))]
+            # The newest cell may run for hours, under thousands of comm messages.
+            del self._requests[next(serial for serial in self._requests if serial != parents.newest())]
 
     def get_parent(self, channel: str | None = None) -> dict[str, Any]:
         """Return the request that is being handled, as a message with header, metadata and content."""
         request = self._requests.get(parents.current())
         if request is None:
             return {}
-        message: dict[str, Any] = request()
-        return message
+        return request()
 
     def set_parent(self, parent: dict[str, Any], channel: str = "shell") -> None:
         """Have output of the current context belong to the request `parent`."""
@@ -271,7 +272,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
                 sys.excepthook = previous_hook
         except SystemExit as exc:
             self._note(result, exc)
-            exc.__traceback__ = _of_user(exc.__traceback__)
+            exc.__traceback__ = of_user(exc.__traceback__)
             self.showtraceback(exception_only=True)
             warn("To exit: use 'exit', 'quit', or Ctrl-D.", stacklevel=1)
         except bdb.BdbQuit as exc:
@@ -281,7 +282,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
             self.CustomTB(type(exc), exc, exc.__traceback__)
         except BaseException as exc:  # noqa: BLE001 - user code's errors are shown, all of them
             self._note(result, exc)
-            exc.__traceback__ = _of_user(exc.__traceback__)
+            exc.__traceback__ = of_user(exc.__traceback__)
             self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
             if self._last_traceback is None:
                 # IPython could not format it, for example since its __str__ raises.
@@ -349,7 +350,7 @@ _CHECKERS = len(default_checkers)
 _OURS = "capsule_kernel."
 
 
-def _of_user(traceback: TracebackType | None) -> TracebackType | None:
+def of_user(traceback: TracebackType | None) -> TracebackType | None:
     """Return a traceback without the kernel's own frames: those above the cell, and the driver of its awaits."""
     kept: list[TracebackType] = []
     while traceback is not None:

@@ -10,7 +10,7 @@ import sys
 from IPython.extensions import storemagic
 
 from capsule_kernel.wire.worker_messages import ZygoteOptions
-from capsule_kernel.worker import loop, output, parents, root
+from capsule_kernel.worker import comms, loop, output, parents, root
 from capsule_kernel.worker.app import IPKernelApp
 
 
@@ -24,6 +24,7 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     sys.stderr = output.STDERR
     app = IPKernelApp()
     app.configure(options.ipython_args)
+    comms.install(app.shell)
     failures: list[str] = []
     for name in options.preload:
         try:
