@@ -17,12 +17,13 @@ from comm.base_comm import BaseComm, CommManager
 from capsule_kernel.wire.worker_messages import Comm, CommHandled
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.figures import own_figures
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.loop import EventLoopCoordinator
 from capsule_kernel.worker.shell import ZMQInteractiveShell, of_user
 
 
-class CapsuleComm(BaseComm):  # type: ignore[misc]
+class CapsuleComm(BaseComm):
     """One end of a comm; the other is in a front end."""
 
     def publish_msg(
@@ -62,16 +63,16 @@ class CapsuleComm(BaseComm):  # type: ignore[misc]
     @property
     def kernel(self) -> Any:
         """The worker's kernel, as user code sees it."""
-        return comm.get_comm_manager().shell.kernel
+        return _manager[0].shell.kernel
 
-    @property
+    @property  # type: ignore[misc]  # typeshed has a setter
     def __class__(self) -> type:
         """The class of ipykernel where somebody has imported that: traits of old widgets ask `isinstance`."""
         real = getattr(sys.modules.get("ipykernel.comm.comm"), "Comm", None)
         return type(self) if real is None else real
 
 
-class CapsuleCommManager(CommManager):  # type: ignore[misc]
+class CapsuleCommManager(CommManager):
     """The targets and open comms of a worker; shows what handlers raise."""
 
     def __init__(self, shell: ZMQInteractiveShell) -> None:
@@ -114,11 +115,16 @@ class CapsuleCommManager(CommManager):  # type: ignore[misc]
             closed.handle_close(msg)
 
 
+_manager: list[CapsuleCommManager] = []
+"""The manager, once there is one."""
+
+
 def install(shell: ZMQInteractiveShell) -> None:
     """Have `comm.create_comm` and `comm.get_comm_manager`, which libraries call, give what this kernel has."""
-    manager = CapsuleCommManager(shell)
+    if not _manager:
+        _manager.append(CapsuleCommManager(shell))
     comm.create_comm = CapsuleComm
-    comm.get_comm_manager = lambda: manager
+    comm.get_comm_manager = lambda: _manager[0]
 
 
 class CommDelivery:
@@ -147,9 +153,10 @@ class CommDelivery:
         try:
             if self._cancellation.serial:
                 # A cell awaits: an interrupt is meant for that.
-                context.run(self._dispatch, message)
+                with own_figures():
+                    context.run(self._dispatch, message)
             else:
-                with self._cancellation.cancellable_execution(message.serial):
+                with self._cancellation.cancellable_execution(message.serial, is_cell=False):
                     context.run(self._dispatch, message)
         except BaseException as exc:  # noqa: BLE001 - user code's handlers, and interrupts of them
             context.run(self._shell.showtraceback, (type(exc), exc, of_user(exc.__traceback__)), tb_offset=0)
@@ -159,7 +166,7 @@ class CommDelivery:
     def _dispatch(self, message: Comm) -> None:
         request = _request(message.parent, message.content)
         request["buffers"] = [memoryview(buffer) for buffer in message.buffers]
-        handler = getattr(comm.get_comm_manager(), message.msg_type)
+        handler = getattr(_manager[0], message.msg_type)
         handler(None, None, request)
 
     def _report(self, serial: int) -> None:

@@ -50,6 +50,7 @@ class ExecutionCancellation:
         self._cancelled_threads: set[int] = set()
         self._on_seen: Callable[[int], None] | None = None
         self.interrupts_task = False
+        self.is_cell = False
         self._is_forced = False
 
     @property
@@ -64,12 +65,13 @@ class ExecutionCancellation:
         signal.signal(INTERRUPT_SIGNAL, self._on_front_signal)
 
     @contextlib.contextmanager
-    def cancellable_execution(self, serial: int) -> Iterator[None]:
+    def cancellable_execution(self, serial: int, *, is_cell: bool = True) -> Iterator[None]:
         """Let interrupts reach what runs inside, as `KeyboardInterrupt`."""
         self._seen = 0
         self._is_pending = False
         self.interrupts_task = False
         self._serial = serial
+        self.is_cell = is_cell
         try:
             if self._asked[0] == serial:
                 # The interrupt overtook the cell.
@@ -79,6 +81,7 @@ class ExecutionCancellation:
             yield
         finally:
             self._serial = 0
+            self.is_cell = False
             self._task = None
 
     def watch_task(self, task: asyncio.Task[object] | None, loop: asyncio.AbstractEventLoop) -> None:

@@ -20,6 +20,7 @@ from capsule_kernel.worker import inspection, parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
+from capsule_kernel.worker.standin import IOPubSession, kernel_class
 
 
 class Questions:
@@ -77,13 +78,37 @@ class WorkerKernel:
         self.replace_worker = False
         self.allow_stdin = False
         self.eventloop: Any = None
+        self.session = IOPubSession(shell)
+        self.iopub_socket = object()
         self._channel = channel
         self._questions = questions
+
+    @property  # type: ignore[misc]  # typeshed has a setter
+    def __class__(self) -> type:
+        """The class of ipykernel where somebody has imported that, for libraries that ask `isinstance`."""
+        return kernel_class(type(self))
 
     @property
     def comm_manager(self) -> Any:
         """The targets and open comms."""
         return comm.get_comm_manager()
+
+    def send_response(
+        self,
+        stream: Any,
+        msg_or_type: str | dict[str, Any],
+        content: dict[str, Any] | None = None,
+        ident: Any = None,
+        buffers: Sequence[Any] | None = None,
+        track: bool = False,
+        header: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+        channel: str | None = None,
+    ) -> dict[str, Any]:
+        """Publish a message on `iopub_socket` that belongs to the request which is being handled."""
+        return self.session.send(
+            stream, msg_or_type, content, ident=ident, buffers=buffers, track=track, header=header, metadata=metadata
+        )
 
     @property
     def execution_count(self) -> int:

@@ -71,7 +71,7 @@ class Reader:
 
         While a cell is young nothing needs to be done: its end publishes, or the front's tick comes.
         """
-        if not self._cancellation.serial and not self._is_publishing:
+        if not self._cancellation.is_cell and not self._is_publishing:
             self._is_publishing = True
             os.eventfd_write(self._wake_fd, 1)
 

@@ -34,7 +34,7 @@ from capsule_kernel.wire.worker_messages import (
     WorkerOptions,
     decode_to_worker,
 )
-from capsule_kernel.worker import output, parents
+from capsule_kernel.worker import output, parents, standin
 from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
@@ -139,6 +139,7 @@ class Worker:
         for stream in self._streams:
             stream.connect(self._channel, self._reader.wake_for_output)
         os.register_at_fork(after_in_child=self._after_fork_in_child)
+        standin.introduce(self.kernel)
         self._reader.start()
         try:
             self._coordinator.context.run(self._app.apply)

@@ -314,12 +314,12 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
         self._last_traceback = content["traceback"]
 
     def enable_gui(self, gui: str | None = None) -> None:
-        """Accept the loops that need nothing: none, and asyncio, which runs anyway.
+        """Accept what needs no other loop: asyncio, which runs anyway, and figures that live in the front end.
 
         Raises:
             UsageError: any other, which would need its toolkit's loop.
         """
-        if gui not in (None, "", "inline", "asyncio"):
+        if gui not in _GUIS_WITHOUT_A_LOOP:
             raise UsageError(f"the event loop of {gui!r} is not supported by this kernel")
         self.active_eventloop = gui
 
@@ -342,6 +342,7 @@ class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
 
 
 _REQUESTS_KEPT = 1024
+_GUIS_WITHOUT_A_LOOP = (None, "", "inline", "asyncio", "notebook", "nbagg", "ipympl", "widget", "webagg")
 _NAME = re.compile(r"[^\W\d]\w*")
 # How many of each IPython has by itself: more, and somebody has added their own.
 _CLEANUPS = len(TransformerManager().cleanup_transforms)
