@@ -71,14 +71,14 @@ class History:
     async def query(self, arguments: dict[str, Any]) -> list[Row]:
         """Return rows for the content of a `history_request` (Jupyter messaging, "History")."""
         self._write_soon()
-        return await self._run(lambda: self._query(arguments))
+        return await self._submit(lambda: self._query(arguments))
 
     async def close(self) -> None:
         """Write what is left and close the file."""
         if self._executor is None and not self._unwritten:
             return
         self._write_soon()
-        await self._run(self._close)
+        await self._submit(self._close)
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 
@@ -90,15 +90,12 @@ class History:
             rows, self._unwritten = self._unwritten, []
             self._submit(lambda: self._write(rows))
 
-    def _submit(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+    def _submit[T](self, function: Callable[[], T]) -> asyncio.Future[T]:
         if self._executor is None:
             from concurrent.futures import ThreadPoolExecutor
 
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="capsule-history")
         return self._loop.run_in_executor(self._executor, function)
-
-    async def _run(self, function: Callable[[], Any]) -> Any:
-        return await self._submit(function)
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 
@@ -174,10 +171,9 @@ class History:
         source = "history h" + (" LEFT JOIN output_history o USING (session, line)" if with_output else "")
         match arguments.get("hist_access_type"):
             case "tail":
-                limit = int(arguments.get("n") or 10)
                 rows = database.execute(
                     f"SELECT {what} FROM {source} ORDER BY h.session DESC, h.line DESC LIMIT ?",
-                    (limit,),
+                    (int(arguments.get("n") or 10),),
                 ).fetchall()[::-1]
             case "range":
                 rows = self._select_range(database, what, source, arguments)

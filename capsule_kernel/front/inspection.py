@@ -57,8 +57,10 @@ class Inspections:
         """The worker is gone: what waits gets no answer from it."""
         self._session = None
         self._ready.clear()
-        for future in (*self._taken.values(), *self._answers.values()):
-            future.cancel()
+        for taken in self._taken.values():
+            taken.cancel()
+        for answer in self._answers.values():
+            answer.cancel()
 
     def on_taken(self, message: Taken) -> None:
         """The reader thread has begun."""

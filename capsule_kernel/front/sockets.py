@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import zmq
 
@@ -34,10 +35,11 @@ class Channel:
 
     def __init__(self, sock: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop) -> None:
         self._sock = sock
-        # What pyzmq's own `send` adds in Python is a message type that is not needed here.
-        self._send = super(zmq.Socket, sock).send
+        # What pyzmq's own methods add in Python is not needed here; their overloads know neither a computed `copy` nor
+        # which options are numbers.
+        self._send = cast("Callable[[bytes, int, bool], object]", super(zmq.Socket, sock).send)
         self._recv = super(zmq.Socket, sock).recv
-        self._get = super(zmq.Socket, sock).get
+        self._get = cast("Callable[[int], int]", super(zmq.Socket, sock).get)
         self._loop = loop
         self._on_frames: Callable[[Frames], None] | None = None
         self._is_check_due = False
@@ -45,7 +47,7 @@ class Channel:
     def start(self, on_frames: Callable[[Frames], None]) -> None:
         """Hand each multipart message to `on_frames` from now on."""
         self._on_frames = on_frames
-        self._loop.add_reader(self._sock.getsockopt(zmq.FD), self._on_edge)
+        self._loop.add_reader(self._sock.fileno(), self._on_edge)
         self._check_soon()
 
     def send(self, frames: Frames) -> None:
@@ -72,7 +74,7 @@ class Channel:
     def close(self) -> None:
         """Close the socket; what was sent still goes out for up to a second."""
         if self._on_frames is not None:
-            self._loop.remove_reader(self._sock.getsockopt(zmq.FD))
+            self._loop.remove_reader(self._sock.fileno())
             self._on_frames = None
         self._sock.close(_LINGER_MS)
 
@@ -98,7 +100,6 @@ class Channel:
         if not self._is_check_due:
             self._check_soon()
 
-
     def _receive(self) -> Frames | None:
         """Return a multipart message, None when there is none."""
         if not self._get(_EVENTS) & _POLLIN:
@@ -120,16 +121,17 @@ class Sockets:
         # The heartbeat has a context of its own: it answers whatever the loop and the GIL do.
         self._heartbeat_context = zmq.Context()
         self._heartbeat = self._heartbeat_context.socket(zmq.ROUTER)
-        self._loop = loop
-        self._bound: list[zmq.Socket[bytes]] = []
-        self.shell = self._router()
-        self.control = self._router()
-        self.stdin = self._router()
-        self.iopub = self._channel(zmq.XPUB)
-        # JEP 65: every subscriber is greeted, not only the first of a topic.
-        self.iopub._sock.setsockopt(zmq.XPUB_VERBOSE, 1)  # noqa: SLF001 - same module
-        # The default high-water mark would drop output.
-        self.iopub._sock.setsockopt(zmq.SNDHWM, 0)  # noqa: SLF001 - same module
+        self._sockets = {
+            "control": self._router(),
+            "shell": self._router(),
+            "iopub": self._publisher(),
+            "stdin": self._router(),
+            "hb": self._heartbeat,
+        }
+        self.control = Channel(self._sockets["control"], loop)
+        self.shell = Channel(self._sockets["shell"], loop)
+        self.iopub = Channel(self._sockets["iopub"], loop)
+        self.stdin = Channel(self._sockets["stdin"], loop)
 
     def bind(self, connection: Connection) -> Connection:
         """Bind all channels; return `connection` with the ports that were taken.
@@ -137,15 +139,8 @@ class Sockets:
         Raises:
             BindError: an address cannot be bound.
         """
-        sockets = {
-            "control": self.control._sock,  # noqa: SLF001 - same module
-            "shell": self.shell._sock,  # noqa: SLF001 - same module
-            "iopub": self.iopub._sock,  # noqa: SLF001 - same module
-            "stdin": self.stdin._sock,  # noqa: SLF001 - same module
-            "hb": self._heartbeat,
-        }
         ports: dict[str, int] = {}
-        for name, sock in sockets.items():
+        for name, sock in self._sockets.items():
             address = connection.address(name)
             try:
                 sock.bind(address)
@@ -167,19 +162,23 @@ class Sockets:
             channel.close()
         self._context.term()
 
-    def _router(self) -> Channel:
-        channel = self._channel(zmq.ROUTER)
-        sock = channel._sock  # noqa: SLF001 - same module
+    def _router(self) -> zmq.Socket[bytes]:
+        sock = self._context.socket(zmq.ROUTER)
+        sock.setsockopt(zmq.LINGER, _LINGER_MS)
         # A client that reconnects with its identity takes over.
         sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
         sock.setsockopt(zmq.SNDHWM, 0)
         sock.setsockopt(zmq.RCVHWM, 0)
-        return channel
+        return sock
 
-    def _channel(self, kind: int) -> Channel:
-        sock = self._context.socket(kind)
+    def _publisher(self) -> zmq.Socket[bytes]:
+        sock = self._context.socket(zmq.XPUB)
         sock.setsockopt(zmq.LINGER, _LINGER_MS)
-        return Channel(sock, self._loop)
+        # JEP 65: every subscriber is greeted, not only the first of a topic.
+        sock.setsockopt(zmq.XPUB_VERBOSE, 1)
+        # The default high-water mark would drop output.
+        sock.setsockopt(zmq.SNDHWM, 0)
+        return sock
 
     def _beat(self) -> None:
         try:

@@ -21,7 +21,7 @@ from capsule_kernel.wire.worker_messages import Ask, InputReply
 _log = logging.getLogger(__name__)
 
 
-class _InputContent(msgspec.Struct):
+class _InputContent(msgspec.Struct, frozen=True):
     value: str = ""
 
 

@@ -89,7 +89,7 @@ class Wire:
             self._verify(signature, (raw_header, raw_parent, raw_metadata, raw_content))
         try:
             header = _decode_header(raw_header)
-        except msgspec.MsgspecError as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
             raise MessageRejected(f"header is not valid: {exc}") from exc
         return Message(
             idents=frames[:at],
