@@ -357,5 +357,5 @@ def _cell_id(raw_metadata: bytes) -> str | None:
         return None
     try:
         return msgspec.json.decode(raw_metadata, type=_Metadata).cellId
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -53,6 +53,7 @@ from capsule_kernel.wire.worker_messages import (
 
 _log = logging.getLogger(__name__)
 _IS_COMPLETE_DEADLINE_S = 2.0
+_HISTORY_DEADLINE_S = 1.0
 
 
 class _CodeContent(msgspec.Struct, frozen=True):
@@ -185,11 +186,18 @@ class Kernel:
         self._executions.abort_queued()
         self._comms.abandon()
         self._on_interrupt()
-        await self._pool.close(grace_ms=self._settings.shutdown_grace_ms)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._history.close(), 1.0)
+        # Side by side: a client that restarts the kernel waits for this process to end.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pool.close(grace_ms=self._settings.shutdown_grace_ms))
+            group.create_task(self._close_history())
         self._sockets.close()
         return status
+
+    async def _close_history(self) -> None:
+        try:
+            await asyncio.wait_for(self._history.close(), _HISTORY_DEADLINE_S)
+        except TimeoutError:
+            _log.warning("the input history was not written within %g s", _HISTORY_DEADLINE_S)
 
     def stop(self) -> None:
         """Have `run` end; twice is no error."""

@@ -26,7 +26,7 @@ from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.shell import ZMQInteractiveShell
 
 
-class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):  # type: ignore[misc]
+class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
     """Loads the configuration once in the zygote, and applies it to each worker."""
 
     name = "ipython-kernel"

@@ -137,7 +137,7 @@ def murmur2(text: str, seed: int) -> int:
     return result ^ result >> 15
 
 
-class CellCompiler(CachingCompiler):  # type: ignore[misc]
+class CellCompiler(CachingCompiler):
     """IPython's compiler with the file names that debuggers expect and a cache of what was compiled."""
 
     cell_prefix = ""

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import Token
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -22,6 +22,9 @@ from capsule_kernel.wire.worker_messages import Publish
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.mimejson import encode_content
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.shell import ZMQInteractiveShell
 
 MessageHook = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -114,9 +117,10 @@ def _passed(hooks: list[MessageHook], msg_type: str, content: dict[str, Any]) ->
     return used
 
 
-class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
+class ZMQDisplayPublisher(DisplayPublisher):
     """Publishes `display_data` and its relatives."""
 
+    shell: ZMQInteractiveShell
     outlet = AnyTrait()
     store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(
         config=True
@@ -130,6 +134,7 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
         self,
         data: dict[str, Any],
         metadata: dict[str, Any] | None = None,
+        source: Any = None,
         *,
         transient: dict[str, Any] | None = None,
         update: bool = False,
@@ -189,9 +194,10 @@ class ZMQDisplayPublisher(DisplayPublisher):  # type: ignore[misc]
 _ONE_FORMAT = frozenset({int, float, bool, complex, str, bytes})
 
 
-class ZMQShellDisplayHook(DisplayHook):  # type: ignore[misc]
+class ZMQShellDisplayHook(DisplayHook):
     """Publishes the value of a cell's last expression as `execute_result`."""
 
+    shell: ZMQInteractiveShell
     outlet = AnyTrait()
     topic = None
 

@@ -13,7 +13,7 @@ from IPython.core.history import HistoryManager
 Row = tuple[int, int, Any]
 
 
-class WorkerHistory(HistoryManager):  # type: ignore[misc]
+class WorkerHistory(HistoryManager):
     """IPython's history manager without its database."""
 
     def __init__(self, shell: Any, config: Any = None, **traits: Any) -> None:
@@ -58,7 +58,7 @@ class WorkerHistory(HistoryManager):  # type: ignore[misc]
         self.shell.user_ns_hidden.update(names)
 
     def get_tail(
-        self, n: int = 10, raw: bool = True, output: bool = False, include_latest: bool = False
+        self, n: int | None = 10, raw: bool = True, output: bool = False, include_latest: bool = False
     ) -> Iterable[Row]:
         """Return the last `n` inputs over all sessions."""
         return self._ask(hist_access_type="tail", n=n + (not include_latest), raw=raw, output=output)[

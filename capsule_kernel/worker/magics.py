@@ -17,7 +17,7 @@ from IPython.utils.process import arg_split
 
 
 @magics_class
-class KernelMagics(Magics):  # type: ignore[misc]
+class KernelMagics(Magics):
     """`%clear`, `%less`, `%man`, `%edit`, `%connect_info`, `%qtconsole`, `%autosave`, `%reset`, and `%%threaded`."""
 
     @line_magic

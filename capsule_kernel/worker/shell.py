@@ -19,13 +19,16 @@ from warnings import warn
 from IPython.core import page
 from IPython.core.autocall import IPyAutocall, ZMQExitAutocall
 from IPython.core.error import UsageError
+from IPython.core.formatters import DisplayFormatter
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
 from IPython.core.macro import Macro
 from IPython.core.payload import PayloadManager
+from IPython.core.prefilter import PrefilterManager
 from IPython.core.prefilter import _default_checkers as default_checkers
 from traitlets import Any as AnyTrait
 from traitlets import CBool, Instance, Type, default
+from traitlets.config import Configurable
 
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.compiling import CellCompiler
@@ -46,8 +49,18 @@ _ENVIRONMENT = {
 }
 
 
-class ZMQInteractiveShell(InteractiveShell):  # type: ignore[misc]
+class ZMQInteractiveShell(InteractiveShell):
     """The worker's shell."""
+
+    # What IPython's declarations leave open, as it is from the end of the constructor on.
+    compile: CellCompiler
+    display_formatter: DisplayFormatter
+    display_pub: ZMQDisplayPublisher
+    displayhook: ZMQShellDisplayHook
+    history_manager: WorkerHistory
+    payload_manager: PayloadManager
+    prefilter_manager: PrefilterManager
+    configurables: list[Configurable]  # type: ignore[assignment]  # IPython's begins with the shell, hence its type
 
     displayhook_class = Type(ZMQShellDisplayHook)
     display_pub_class = Type(ZMQDisplayPublisher)
