@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from copy import deepcopy
 from typing import Any
 
 from IPython.core.application import (
@@ -20,7 +21,6 @@ from IPython.core.application import (
 from IPython.core.profiledir import ProfileDir
 from IPython.core.shellapp import InteractiveShellApp, shell_aliases, shell_flags
 from traitlets import Unicode
-from traitlets.config import Config
 
 from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.shell import ZMQInteractiveShell
@@ -30,9 +30,10 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
     """Loads the configuration once in the zygote, and applies it to each worker."""
 
     name = "ipython-kernel"
-    aliases = {**base_aliases, **shell_aliases}  # noqa: RUF012 - traitlets' way
-    flags = {**base_flags, **shell_flags}  # noqa: RUF012 - traitlets' way
-    classes = [ZMQInteractiveShell, ProfileDir, WorkerHistory]  # noqa: RUF012 - traitlets' way
+    aliases = {**base_aliases, **shell_aliases}
+    flags = {**base_flags, **shell_flags}
+    classes = [ZMQInteractiveShell, ProfileDir, WorkerHistory]  # type: ignore[assignment]  # IPython's has one kind
+    shell: ZMQInteractiveShell
     _has_extensions = True
     connection_file = Unicode("", help="The connection file of the kernel.").tag(config=True)
 
@@ -40,13 +41,13 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         """Read the configuration and make the shell; `arguments` are the command line's foreign ones."""
         if arguments:
             self.parse_command_line(arguments)
-        from_command_line: Config = self.config.copy()
+        from_command_line = deepcopy(self.config)
         self.init_profile_dir()
         self.init_config_files()
         self.load_config_file()
         self.update_config(from_command_line)
         # Libraries look for this section to learn that they run in a kernel.
-        config = self.config.copy()
+        config = deepcopy(self.config)
         config.IPKernelApp.connection_file = config.IPKernelApp.get("connection_file", "")
         self.update_config(config)
         self.shell = ZMQInteractiveShell.instance(parent=self, profile_dir=self.profile_dir)
@@ -57,8 +58,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         if not self.extensions and not self.extra_extensions:
             self.init_extensions()
             self._has_extensions = False
-        self.shell.user_ns_hidden.update(self.shell.user_ns)
-        self.shell._sys_modules_keys = set(sys.modules)
+        self.shell.hide_what_is_there()
 
     def apply(self) -> None:
         """Make a new worker the user's own: `sys.path`, matplotlib, extensions, start-up files.
@@ -79,6 +79,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
             return True
         if self.exec_PYTHONSTARTUP and os.environ.get("PYTHONSTARTUP"):
             return True
+        assert self.profile_dir is not None
         profile = self.profile_dir.startup_dir
         folders = [profile, *(os.path.join(path, "startup") for path in (*ENV_CONFIG_DIRS, *SYSTEM_CONFIG_DIRS))]
         return any(name.endswith((".py", ".ipy")) for folder in folders for name in _names_in(folder))

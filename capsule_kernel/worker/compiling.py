@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import enum
 import inspect
+import linecache
 import os
 import struct
 from collections import OrderedDict
@@ -145,7 +146,7 @@ class CellCompiler(CachingCompiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._parsed: tuple[str, ast.Module] | None = None
+        self._parsed: tuple[str, ast.AST] | None = None
         self._named: tuple[str, str] = ("", "")
         self._codes: OrderedDict[tuple[str, str, str, int], list[tuple[CodeType, bool]]] = OrderedDict()
 
@@ -174,6 +175,11 @@ class CellCompiler(CachingCompiler):
         if parsed is not None and parsed[0] == source and symbol == "exec":
             return parsed[1]
         return super().ast_parse(source, filename, symbol)
+
+    def forget(self, name: str) -> None:
+        """Keep nothing of the cell with the file name `name`."""
+        linecache.cache.pop(name, None)
+        self._filename_map.pop(name, None)
 
     def compile_cell(
         self, nodes: list[ast.stmt], cell_name: str, interactivity: str, *, source: str, may_await: bool
@@ -207,7 +213,7 @@ class CellCompiler(CachingCompiler):
         return codes
 
     def _with_kind(self, tree: ast.Module | ast.Interactive, cell_name: str, mode: str) -> tuple[CodeType, bool]:
-        code: Any = self(tree, cell_name, mode)
+        code: Any = self(tree, cell_name, mode)  # type: ignore[arg-type]  # typeshed's `Compile` takes texts only
         return code, bool(code.co_flags & inspect.CO_COROUTINE)
 
 

@@ -207,7 +207,7 @@ class ZMQShellDisplayHook(DisplayHook):
         self.msg: dict[str, Any] | None = None
 
     def compute_format_data(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the MIME bundle of a value; numbers and strings have one format, unless somebody registered another."""
+        """Return the MIME bundle of a value; numbers and strings have one format unless somebody registered another."""
         formatter = self.shell.display_formatter
         kind = type(result)
         if kind in _ONE_FORMAT and not any(

@@ -51,7 +51,9 @@ class WorkerHistory(HistoryManager):
         self.input_hist_raw.append(raw)
         # `_i`, `_ii`, `_iii` are traits, whose checks and observers would cost more than all the rest.
         values = self._trait_values
-        values["_iii"], values["_ii"], values["_i"] = values.get("_ii", ""), values.get("_i", ""), values.get("_i00", "")
+        values["_iii"] = values.get("_ii", "")
+        values["_ii"] = values.get("_i", "")
+        values["_i"] = values.get("_i00", "")
         values["_i00"] = raw
         names = {"_i": values["_i"], "_ii": values["_ii"], "_iii": values["_iii"], f"_i{line_num}": raw}
         self.shell.user_ns.update(names)
@@ -61,9 +63,9 @@ class WorkerHistory(HistoryManager):
         self, n: int | None = 10, raw: bool = True, output: bool = False, include_latest: bool = False
     ) -> Iterable[Row]:
         """Return the last `n` inputs over all sessions."""
-        return self._ask(hist_access_type="tail", n=n + (not include_latest), raw=raw, output=output)[
-            : None if include_latest else -1
-        ]
+        count = (10 if n is None else n) + (not include_latest)
+        rows = self._ask(hist_access_type="tail", n=count, raw=raw, output=output)
+        return rows if include_latest else rows[:-1]
 
     def search(
         self,

@@ -7,18 +7,22 @@ import os
 import shlex
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core import page
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
-from IPython.core.magics import CodeMagics, MacroToEdit, NamespaceMagics
-from IPython.utils.process import arg_split
+from IPython.core.magics.code import CodeMagics, MacroToEdit
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.shell import ZMQInteractiveShell
 
 
 @magics_class
 class KernelMagics(Magics):
     """`%clear`, `%less`, `%man`, `%edit`, `%connect_info`, `%qtconsole`, `%autosave`, `%reset`, and `%%threaded`."""
+
+    shell: ZMQInteractiveShell
 
     @line_magic
     def edit(self, parameter_s: str = "", last_call: list[Any] | None = None) -> None:
@@ -29,6 +33,9 @@ class KernelMagics(Magics):
             filename, lineno, _ = CodeMagics._find_edit_target(self.shell, args, options, last_call)  # noqa: SLF001 - IPython has no public way
         except MacroToEdit as exc:
             raise UsageError("macros cannot be edited in a front end") from exc
+        if filename is None:
+            # IPython has said why.
+            return
         payload = {"source": "edit_magic", "filename": os.path.abspath(filename), "line_number": lineno}
         self.shell.payload_manager.write_payload(payload)
 
@@ -44,14 +51,12 @@ class KernelMagics(Magics):
             raise UsageError("Missing filename.")
         path = os.path.expanduser(arg_s.strip())
         try:
-            text = self._read(path)
+            text: str | None = self._read(path)
         except OSError as exc:
             raise UsageError(str(exc)) from exc
         if path.endswith(".py"):
             text = self.shell.pycolorize(text)
         page.page(text)
-
-    more = line_magic("more")(less)
 
     @line_magic
     def man(self, line: str) -> None:
@@ -83,7 +88,7 @@ class KernelMagics(Magics):
     def qtconsole(self, arg_s: str) -> None:
         """Open a qtconsole on this kernel."""
         arguments = [sys.executable, "-m", "qtconsole", "--existing", self.shell.kernel.connection_file]
-        subprocess.Popen([*arguments, *arg_split(arg_s)], start_new_session=True)
+        subprocess.Popen([*arguments, *shlex.split(arg_s)], start_new_session=True)
 
     @line_magic
     def autosave(self, arg_s: str) -> None:
@@ -105,7 +110,7 @@ class KernelMagics(Magics):
         """
         words = parameter_s.split()
         if "--worker" not in words:
-            NamespaceMagics.reset(self, parameter_s)
+            self.shell.magics_manager.registry["NamespaceMagics"].reset(parameter_s)
             return
         rest = [word for word in words if word != "--worker"]
         if rest and rest != ["-f"]:

@@ -62,7 +62,7 @@ class OutStream(io.TextIOBase):
             TypeError: `text` is not a string.
         """
         if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text)}")  # type: ignore[unreachable]
+            raise TypeError(f"write() argument must be str, not {type(text)}")
         if not text:
             return 0
         for hook in self._hooks:

@@ -7,6 +7,7 @@ loaded.
 from __future__ import annotations
 
 import bdb
+import builtins
 import os
 import re
 import sys
@@ -90,7 +91,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def _default_exiter(self) -> ZMQExitAutocall:
         return ZMQExitAutocall(self)
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it
     def __class__(self) -> type:
         """The class of ipykernel's shell where somebody has imported that, for libraries that ask `isinstance`."""
         real = getattr(sys.modules.get("ipykernel.zmqshell"), "ZMQInteractiveShell", None)
@@ -126,6 +127,12 @@ class ZMQInteractiveShell(InteractiveShell):
         super().init_magics()
         self.register_magics(KernelMagics)
         self.magics_manager.register_alias("ed", "edit")
+        self.magics_manager.register_alias("more", "less")
+
+    def hide_what_is_there(self) -> None:
+        """Count the names and modules of now as the kernel's own: `%who` and `%reset --aggressive` leave them out."""
+        self.user_ns_hidden.update(self.user_ns)
+        self._sys_modules_keys = set(sys.modules)
 
     # --- payloads ----------------------------------------------------------------------------------------------------
 
@@ -150,7 +157,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self._requests[serial] = request
         if len(self._requests) > _REQUESTS_KEPT:
             # The newest cell may run for hours, under thousands of comm messages.
-            del self._requests[next(serial for serial in self._requests if serial != parents.newest())]
+            del self._requests[next(serial for serial in list(self._requests) if serial != parents.newest())]
 
     def get_parent(self, channel: str | None = None) -> dict[str, Any]:
         """Return the request that is being handled, as a message with header, metadata and content."""
@@ -186,12 +193,17 @@ class ZMQInteractiveShell(InteractiveShell):
         """Return the serial of a request message (or header), 0 for one that is not known any more."""
         header = parent.get("header", parent)
         wanted = header.get("msg_id")
-        for serial in reversed(self._requests):
+        for serial in reversed(list(self._requests)):
             if self._requests[serial]().get("header", {}).get("msg_id") == wanted:
                 return serial
         return 0
 
     # --- running -----------------------------------------------------------------------------------------------------
+
+    def count_from(self, number: int) -> None:
+        """Give the next cell this number."""
+        # Not through the trait, which costs more than it checks: nobody observes it.
+        self._trait_values["execution_count"] = number
 
     def begin_cell(self) -> None:
         """Forget the last cell's traceback."""
@@ -213,7 +225,7 @@ class ZMQInteractiveShell(InteractiveShell):
         return transformed
 
     def _is_plain(self, cell: str) -> bool:
-        """Return whether only Python's parser has to be asked: nothing stands there that IPython might take for its own.
+        """Return whether only Python's parser has to be asked: nothing is there that IPython might take for its own.
 
         Whatever of IPython's syntax (`%`, `!`, `?`, prompts) is left is a syntax error in Python. A single line may
         also be an automatic magic (`ls`) or an autocall (`exit`), which are valid names.
@@ -246,7 +258,7 @@ class ZMQInteractiveShell(InteractiveShell):
         nodelist: list[Any],
         cell_name: str,
         interactivity: str = "last_expr",
-        compiler: Any = compile,
+        compiler: Any = builtins.compile,
         result: Any = None,
     ) -> bool:
         """Run a cell's statements; return whether one raised. Compiled code is cached where nothing rewrites trees."""
@@ -322,9 +334,9 @@ class ZMQInteractiveShell(InteractiveShell):
         """Publish a traceback as `error` (Jupyter messaging, "Execution errors")."""
         if self.displayhook.msg is not None:
             self._last_traceback_during_displayhook = True
-        content = {"ename": str(etype.__name__), "evalue": _text_of(evalue), "traceback": list(stb)}
-        self.outlet.publish("error", content)
-        self._last_traceback = content["traceback"]
+        traceback = list(stb)
+        self.outlet.publish("error", {"ename": str(etype.__name__), "evalue": _text_of(evalue), "traceback": traceback})
+        self._last_traceback = traceback
 
     def enable_gui(self, gui: str | None = None) -> None:
         """Accept what needs no other loop: asyncio, which runs anyway, and figures that live in the front end.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import linecache
 import sys
 
 from IPython.extensions import storemagic
@@ -48,8 +47,7 @@ def _format_a_traceback(app: IPKernelApp) -> None:
     source = "def warm(value):\n    return value / 0\nwarm(1)\n"
     name = shell.compile.cache(source, 0, raw_code=source)
     try:
-        exec(compile(source, name, "exec"), {})
+        exec(compile(source, name, "exec"), {})  # noqa: S102 - our own three lines
     except ZeroDivisionError as exc:
         shell.InteractiveTB.structured_traceback(type(exc), exc, exc.__traceback__, tb_offset=1)
-    linecache.cache.pop(name, None)
-    shell.compile._filename_map.pop(name, None)
+    shell.compile.forget(name)
