@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
-from traitlets import Any as AnyTrait
 from traitlets import Bool
 
 from capsule_kernel.errors import OutputTooLarge
@@ -117,45 +116,14 @@ def _passed(hooks: list[MessageHook], msg_type: str, content: dict[str, Any]) ->
     return used
 
 
-class ZMQDisplayPublisher(DisplayPublisher):
-    """Publishes `display_data` and its relatives."""
+class _Hooked:
+    """What publisher and hook have in common: message hooks, and the request that output belongs to."""
 
     shell: ZMQInteractiveShell
-    outlet = AnyTrait()
-    store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(
-        config=True
-    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._thread = _Hooks()
-
-    def publish(
-        self,
-        data: dict[str, Any],
-        metadata: dict[str, Any] | None = None,
-        source: Any = None,
-        *,
-        transient: dict[str, Any] | None = None,
-        update: bool = False,
-        buffers: list[bytes] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Publish a MIME bundle (Jupyter messaging, "Display data")."""
-        metadata = {} if metadata is None else metadata
-        self._validate_data(data, metadata)
-        msg_type = "update_display_data" if update else "display_data"
-        content = _passed(
-            self._thread.hooks, msg_type, {"data": data, "metadata": metadata, "transient": transient or {}}
-        )
-        if content is not None:
-            self.outlet.publish(msg_type, content, buffers=buffers)
-
-    def clear_output(self, wait: bool = False) -> None:
-        """Clear the cell's output, or have the next output do so."""
-        content = _passed(self._thread.hooks, "clear_output", {"wait": wait})
-        if content is not None:
-            self.outlet.publish("clear_output", content)
 
     def register_hook(self, hook: MessageHook) -> None:
         """Have `hook` see each message of this thread; one for which it returns None is not sent."""
@@ -182,6 +150,40 @@ class ZMQDisplayPublisher(DisplayPublisher):
         """Have output belong to `parent`."""
         self.shell.set_parent(parent)
 
+    def _send(self, msg_type: str, content: dict[str, Any], *, buffers: list[bytes] | None = None) -> None:
+        passed = _passed(self._thread.hooks, msg_type, content)
+        if passed is not None:
+            self.shell.outlet.publish(msg_type, passed, buffers=buffers)
+
+
+class ZMQDisplayPublisher(_Hooked, DisplayPublisher):
+    """Publishes `display_data` and its relatives."""
+
+    store_display_history = Bool(False, help="If set to True, store display outputs in the history manager.").tag(
+        config=True
+    )
+
+    def publish(
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: Any = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        buffers: list[bytes] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Publish a MIME bundle (Jupyter messaging, "Display data")."""
+        metadata = {} if metadata is None else metadata
+        self._validate_data(data, metadata)
+        msg_type = "update_display_data" if update else "display_data"
+        self._send(msg_type, {"data": data, "metadata": metadata, "transient": transient or {}}, buffers=buffers)
+
+    def clear_output(self, wait: bool = False) -> None:
+        """Clear the cell's output, or have the next output do so."""
+        self._send("clear_output", {"wait": wait})
+
     def set_thread_parent(self, parent: dict[str, Any]) -> Token[int]:
         """Have this thread's output belong to `parent`."""
         return parents.set_thread_parent(self.shell.serial_of(parent))
@@ -194,16 +196,14 @@ class ZMQDisplayPublisher(DisplayPublisher):
 _ONE_FORMAT = frozenset({int, float, bool, complex, str, bytes})
 
 
-class ZMQShellDisplayHook(DisplayHook):
+class ZMQShellDisplayHook(_Hooked, DisplayHook):
     """Publishes the value of a cell's last expression as `execute_result`."""
 
     shell: ZMQInteractiveShell
-    outlet = AnyTrait()
     topic = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._thread = _Hooks()
         self.msg: dict[str, Any] | None = None
 
     def compute_format_data(self, result: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -239,27 +239,4 @@ class ZMQShellDisplayHook(DisplayHook):
         message, self.msg = self.msg, None
         if message is None or not message["data"]:
             return
-        content = _passed(self._thread.hooks, "execute_result", message)
-        if content is not None:
-            self.outlet.publish("execute_result", content)
-
-    def register_hook(self, hook: MessageHook) -> None:
-        """Have `hook` see each `execute_result` of this thread, as with the publisher."""
-        self._thread.hooks.append(hook)
-
-    def unregister_hook(self, hook: MessageHook) -> bool:
-        """Remove `hook`; return whether it was there."""
-        if hook not in self._thread.hooks:
-            return False
-        self._thread.hooks.remove(hook)
-        return True
-
-    @property
-    def parent_header(self) -> dict[str, Any]:
-        """Header of the request that output belongs to now."""
-        header: dict[str, Any] = self.shell.get_parent().get("header", {})
-        return header
-
-    def set_parent(self, parent: dict[str, Any]) -> None:
-        """Have output belong to `parent`."""
-        self.shell.set_parent(parent)
+        self._send("execute_result", message)

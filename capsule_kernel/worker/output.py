@@ -34,7 +34,7 @@ class OutStream(io.TextIOBase):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name = f"<{name}>"
+        self.name = name
         self._stream = name
         self._channel: Channel | None = None
         self._wake: Callable[[], None] | None = None

@@ -43,6 +43,7 @@ from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
 from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.reader import Reader
+from capsule_kernel.worker.shell import text_of
 
 _READ_BYTES = 1 << 18
 _HISTORY_DEADLINE_S = 5.0
@@ -152,8 +153,7 @@ class Worker:
         shell = self._shell
         shell.note_request(message.serial, lambda: _request_of(message))
         self._coordinator.context.run(parents.begin, message.serial)
-        # Not through the trait, which costs more than it checks: nobody observes it.
-        shell._trait_values["execution_count"] = message.execution_count
+        shell.count_from(message.execution_count)
         shell.begin_cell()
         shell.last_transformed = ""
         self.kernel.allow_stdin = message.allow_stdin
@@ -194,12 +194,12 @@ class Worker:
         shell = self._shell
         error = result.error_before_exec if result.error_before_exec is not None else result.error_in_exec
         content: dict[str, Any] = {"status": "ok"}
-        if error is not None or shell._last_traceback_during_displayhook:  # noqa: SLF001 - our own class
+        if error is not None or shell.has_display_failed:
             content = {
                 "status": "error",
                 "ename": type(error).__name__,
-                "evalue": _text_of(error),
-                "traceback": shell._last_traceback or [],  # noqa: SLF001 - our own class
+                "evalue": text_of(error),
+                "traceback": shell.last_traceback or [],
             }
         content["execution_count"] = shell.execution_count - 1
         expressions = message.user_expressions if error is None else {}
@@ -327,10 +327,3 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-
-
-def _text_of(error: object) -> str:
-    try:
-        return str(error)
-    except Exception as exc:  # noqa: BLE001 - an exception's __str__ is user code
-        return f"<text not available: __str__ raised {type(exc).__name__}>"

@@ -76,12 +76,10 @@ class ZMQInteractiveShell(InteractiveShell):
     def __init__(self, **kwargs: Any) -> None:
         self.outlet = Outlet()
         self.last_transformed = ""
-        self._last_traceback: list[str] | None = None
-        self._last_traceback_during_displayhook = False
+        self.last_traceback: list[str] | None = None
+        self.has_display_failed = False
         self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
         super().__init__(**kwargs)
-        self.display_pub.outlet = self.outlet
-        self.displayhook.outlet = self.outlet
 
     @default("banner1")
     def _default_banner1(self) -> str:
@@ -207,8 +205,8 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def begin_cell(self) -> None:
         """Forget the last cell's traceback."""
-        self._last_traceback = None
-        self._last_traceback_during_displayhook = False
+        self.last_traceback = None
+        self.has_display_failed = False
 
     def run_cell(self, *args: Any, **kwargs: Any) -> Any:
         """Run a cell from code."""
@@ -309,9 +307,9 @@ class ZMQInteractiveShell(InteractiveShell):
             self._note(result, exc)
             exc.__traceback__ = of_user(exc.__traceback__)
             self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
-            if self._last_traceback is None:
+            if self.last_traceback is None:
                 # IPython could not format it, for example since its __str__ raises.
-                self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {_text_of(exc)}"])
+                self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {text_of(exc)}"])
         else:
             return False
         return True
@@ -324,7 +322,7 @@ class ZMQInteractiveShell(InteractiveShell):
     ) -> dict[str, Any]:
         """Return what `%notebook` stores of an error: what was shown. IPython would format it a second time."""
         name = type(exception).__name__
-        return {"ename": name, "evalue": _text_of(exception), "traceback": self._last_traceback or [name]}
+        return {"ename": name, "evalue": text_of(exception), "traceback": self.last_traceback or [name]}
 
     def _note(self, result: Any, exc: BaseException) -> None:
         if result is not None:
@@ -333,10 +331,10 @@ class ZMQInteractiveShell(InteractiveShell):
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
         """Publish a traceback as `error` (Jupyter messaging, "Execution errors")."""
         if self.displayhook.msg is not None:
-            self._last_traceback_during_displayhook = True
+            self.has_display_failed = True
         traceback = list(stb)
-        self.outlet.publish("error", {"ename": str(etype.__name__), "evalue": _text_of(evalue), "traceback": traceback})
-        self._last_traceback = traceback
+        self.outlet.publish("error", {"ename": str(etype.__name__), "evalue": text_of(evalue), "traceback": traceback})
+        self.last_traceback = traceback
 
     def enable_gui(self, gui: str | None = None) -> None:
         """Accept what needs no other loop: asyncio, which runs anyway, and figures that live in the front end.
@@ -389,9 +387,10 @@ def of_user(traceback: TracebackType | None) -> TracebackType | None:
     return result
 
 
-def _text_of(evalue: object) -> str:
+def text_of(error: object) -> str:
+    """Return the text of an error, whose `__str__` may raise one itself."""
     try:
-        return str(evalue)
+        return str(error)
     except Exception as exc:  # noqa: BLE001 - an exception's __str__ is user code
         return f"<text not available: __str__ raised {type(exc).__name__}>"
 
