@@ -19,7 +19,7 @@ from capsule_kernel.front.requests import Request
 from capsule_kernel.sessions.lifecycle import Phase
 from capsule_kernel.sessions.session import Death, Session
 from capsule_kernel.wire.jupyter import encode_json
-from capsule_kernel.wire.worker_messages import Comm, CommHandled, InterruptSeen, Publish
+from capsule_kernel.wire.worker_messages import Comm, CommHandled, HandleWhileBlocked, InterruptSeen, Publish
 
 _log = logging.getLogger(__name__)
 _SERVING = (Phase.IDLE, Phase.BUSY)
@@ -30,6 +30,13 @@ class CommContent(msgspec.Struct, frozen=True, kw_only=True):
 
     comm_id: str
     target_name: str = ""
+
+
+class _Open(msgspec.Struct, kw_only=True):
+    """A comm that is open."""
+
+    target_name: str
+    is_handled_while_blocked: bool = False
 
 
 class _UnderWay(msgspec.Struct, kw_only=True):
@@ -59,7 +66,7 @@ class Comms:
         self._first_queued = first_queued
         self._on_exit = on_exit
         self._on_replace = on_replace
-        self._open: dict[str, str] = {}
+        self._open: dict[str, _Open] = {}
         self._waiting: deque[tuple[Request, CommContent]] = deque()
         self._under_way: dict[int, _UnderWay] = {}
         self._session: Session | None = None
@@ -98,9 +105,9 @@ class Comms:
     def info(self, target_name: str | None) -> dict[str, dict[str, str]]:
         """Return the open comms, those of one target if that is named, as in a `comm_info_reply`."""
         return {
-            comm_id: {"target_name": name}
-            for comm_id, name in self._open.items()
-            if not target_name or name == target_name
+            comm_id: {"target_name": each.target_name}
+            for comm_id, each in self._open.items()
+            if not target_name or each.target_name == target_name
         }
 
     def interrupt(self) -> None:
@@ -137,6 +144,12 @@ class Comms:
             _log.warning("user code published a %s that is not valid: %s", message.msg_type, exc)
             return
         self._note(message.msg_type, content)
+
+    def on_handle_while_blocked(self, message: HandleWhileBlocked) -> None:
+        """Note which way a comm's messages go to the worker."""
+        known = self._open.get(message.comm_id)
+        if known is not None:
+            known.is_handled_while_blocked = message.wanted
 
     def on_interrupt_seen(self, message: InterruptSeen) -> None:
         """Note that the handler is not stuck in C."""
@@ -186,20 +199,23 @@ class Comms:
 
     def _hand_over(self, session: Session, request: Request, content: CommContent) -> None:
         message = request.message
+        known = self._open.get(content.comm_id)
         self._note(message.header.msg_type, content)
         self._under_way[request.serial] = _UnderWay(request=request)
-        session.hand_over(
-            Comm(
-                serial=request.serial,
-                msg_type=message.header.msg_type,
-                parent=b'{"header":%b,"metadata":%b}' % (message.raw_header, message.raw_metadata),
-                content=message.raw_content,
-                buffers=message.buffers,
-            )
+        comm = Comm(
+            serial=request.serial,
+            msg_type=message.header.msg_type,
+            parent=b'{"header":%b,"metadata":%b}' % (message.raw_header, message.raw_metadata),
+            content=message.raw_content,
+            buffers=message.buffers,
         )
+        if known is not None and known.is_handled_while_blocked:
+            session.say(comm)
+        else:
+            session.hand_over(comm)
 
     def _note(self, msg_type: str, content: CommContent) -> None:
         if msg_type == "comm_open":
-            self._open[content.comm_id] = content.target_name
+            self._open[content.comm_id] = _Open(target_name=content.target_name)
         elif msg_type == "comm_close":
             self._open.pop(content.comm_id, None)

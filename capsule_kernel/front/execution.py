@@ -208,9 +208,10 @@ class Executions:
         )
         self._keep_pace()
 
-    def on_descriptor_text(self, name: str, text: str) -> None:
-        """Publish text that was written to descriptor 1 or 2: it belongs to the newest cell."""
-        self._iopub.stream(name, text, parent=self._requests.parent_of(self._newest_serial))
+    def on_descriptor_text(self, name: str, text: str, *, during: int | None = None) -> None:
+        """Publish text that was written to descriptor 1 or 2: it belongs to the newest cell, or to request `during`."""
+        serial = self._newest_serial if during is None else during
+        self._iopub.stream(name, text, parent=self._requests.parent_of(serial))
 
     def on_ask(self, session: Session, message: Ask) -> None:
         """Put a question of user code to the client."""

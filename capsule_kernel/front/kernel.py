@@ -39,6 +39,7 @@ from capsule_kernel.wire.worker_messages import (
     CommHandled,
     Done,
     FromWorker,
+    HandleWhileBlocked,
     HistoryAnswer,
     HistoryQuery,
     InterruptSeen,
@@ -232,6 +233,8 @@ class Kernel:
                 self._comms.on_interrupt_seen(message)
             case CommHandled():
                 self._comms.on_handled(session, message)
+            case HandleWhileBlocked():
+                self._comms.on_handle_while_blocked(message)
             case Answer():
                 self._inspections.on_answer(message)
             case Taken():
@@ -243,7 +246,8 @@ class Kernel:
 
     def on_worker_text(self, session: Session, name: str, text: str) -> None:
         """See `PoolOwner`."""
-        self._executions.on_descriptor_text(name, text)
+        handled = None if self._executions.is_busy else self._comms.current
+        self._executions.on_descriptor_text(name, text, during=handled)
 
     def on_worker_death(self, session: Session, death: Death) -> None:
         """See `PoolOwner`."""

@@ -52,7 +52,8 @@ class Shutdown(_Message, frozen=True, kw_only=True, tag=2):
 class Comm(_Message, frozen=True, kw_only=True, tag=7):
     """Hand `comm_open`, `comm_msg` or `comm_close` to its handler (Jupyter messaging, "Custom Messages").
 
-    It goes over the main link, so that it keeps its place among the cells.
+    It goes over the main link, so that it keeps its place among the cells, unless `HandleWhileBlocked` asked for the
+    side link.
     """
 
     serial: int
@@ -113,7 +114,7 @@ class Interrupt(_Message, frozen=True, kw_only=True, tag=6):
     number: int
 
 
-ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt
+ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt | Comm
 
 # --- worker to front, either link -----------------------------------------------------------------------------------
 
@@ -207,8 +208,26 @@ class CommHandled(_Message, frozen=True, kw_only=True, tag=11):
     exiting: bool = False
 
 
+class HandleWhileBlocked(_Message, frozen=True, kw_only=True, tag=12):
+    """From now on send this comm's messages over the side link, or (`wanted` false) no longer."""
+
+    comm_id: str
+    wanted: bool
+
+
 FromWorker = (
-    Ready | Stream | Publish | Done | Answer | Taken | Ask | InterruptSeen | HistoryQuery | Unasked | CommHandled
+    Ready
+    | Stream
+    | Publish
+    | Done
+    | Answer
+    | Taken
+    | Ask
+    | InterruptSeen
+    | HistoryQuery
+    | Unasked
+    | CommHandled
+    | HandleWhileBlocked
 )
 
 # --- front to zygote and back ---------------------------------------------------------------------------------------

@@ -1,20 +1,23 @@
 """Comms in the worker: what `comm.create_comm` makes, and how a client's message gets to its handler.
 
 Source: Jupyter messaging, "Custom Messages". Handlers run on the main thread, in a copy of the session's context, while
-the loop runs: between cells, and at the awaits of a cell.
+the loop runs: between cells, and at the awaits of a cell. A handler may ask not to wait for a main thread that is
+blocked; then, and only then, it runs in a helper thread.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import comm
 import msgspec
 from comm.base_comm import BaseComm, CommManager
 
-from capsule_kernel.wire.worker_messages import Comm, CommHandled
+from capsule_kernel.wire.worker_messages import Comm, CommHandled, HandleWhileBlocked
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.figures import own_figures
@@ -25,6 +28,8 @@ from capsule_kernel.worker.shell import ZMQInteractiveShell, of_user
 
 class CapsuleComm(BaseComm):
     """One end of a comm; the other is in a front end."""
+
+    _is_handled_while_blocked = False
 
     def publish_msg(
         self,
@@ -46,9 +51,25 @@ class CapsuleComm(BaseComm):
             buffers=buffers,
         )
 
+    def on_msg(self, callback: Callable[[dict[str, Any]], None] | None, *, while_blocked: bool = False) -> None:
+        """Have `callback` get each message of the other end.
+
+        `while_blocked`: when the main thread does not come round to a message, for example since a cell calculates, the
+        callback gets it in a helper thread. It must then be fit to run beside the cell, and messages of this comm may
+        overtake cells.
+        """
+        super().on_msg(callback)
+        if while_blocked != self._is_handled_while_blocked:
+            self._is_handled_while_blocked = while_blocked
+            self.kernel.send_to_front(HandleWhileBlocked(comm_id=self.comm_id, wanted=while_blocked))
+
     def handle_msg(self, msg: dict[str, Any]) -> None:
         """Call the handler between IPython's events, the second of which shows its figures even where it raises."""
         if self._msg_callback is None:
+            return
+        if threading.current_thread() is not threading.main_thread():
+            # IPython's hooks look after the cell's state, with which this must not meddle.
+            self._msg_callback(msg)
             return
         events = self.kernel.shell.events
         events.trigger("pre_execute")
@@ -142,6 +163,33 @@ class CommDelivery:
         self._channel = channel
         self._cancellation = cancellation
         self._coordinator = coordinator
+        self._offered: deque[Comm] = deque()
+        self._helper: threading.Thread | None = None
+
+    def offer(self, message: Comm) -> None:
+        """Take a message that must not wait for a blocked main thread; called in the reader thread."""
+        self._offered.append(message)
+        self._coordinator.call_from_thread(self._handle_offered)
+
+    @property
+    def has_offers(self) -> bool:
+        """Whether a message of `offer` has not been taken up."""
+        return bool(self._offered)
+
+    def help_out(self) -> None:
+        """Handle in a helper thread what was offered and the main thread has not taken; called in the reader thread."""
+        if self._helper is None or not self._helper.is_alive():
+            self._helper = threading.Thread(target=self._handle_offered, name="capsule-comm", daemon=True)
+            self._helper.start()
+
+    def _handle_offered(self) -> None:
+        while self._offered:
+            try:
+                message = self._offered.popleft()
+            except IndexError:
+                # The other thread was quicker.
+                return
+            self.handle(message)
 
     def handle(self, message: Comm) -> None:
         """Run the handler of `message` to its end, and report it; what the handler raises is shown."""
@@ -151,7 +199,9 @@ class CommDelivery:
         context = self._coordinator.context.copy()
         context.run(parents.set_thread_parent, message.serial)
         try:
-            if self._cancellation.serial:
+            if threading.current_thread() is not threading.main_thread():
+                context.run(self._dispatch, message)
+            elif self._cancellation.serial:
                 # A cell awaits: an interrupt is meant for that.
                 with own_figures():
                     context.run(self._dispatch, message)

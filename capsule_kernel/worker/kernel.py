@@ -15,7 +15,7 @@ from typing import Any
 import comm
 from IPython.core.error import StdinNotImplementedError
 
-from capsule_kernel.wire.worker_messages import Ask, Unasked
+from capsule_kernel.wire.worker_messages import Ask, FromWorker, Unasked
 from capsule_kernel.worker import inspection, parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
@@ -92,6 +92,10 @@ class WorkerKernel:
     def comm_manager(self) -> Any:
         """The targets and open comms."""
         return comm.get_comm_manager()
+
+    def send_to_front(self, message: FromWorker) -> None:
+        """Tell the front something."""
+        self._channel.send(message)
 
     def send_response(
         self,

@@ -117,6 +117,12 @@ class EventLoopCoordinator:
         if self._is_waiting and self._loop is not None:
             self._loop.stop()
 
+    def call_from_thread(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop as soon as that runs; from any thread."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(callback)
+
     @contextlib.contextmanager
     def stepping_aside(self) -> Iterator[None]:
         """Run synchronous code inside the block, with the loop as running loop in name."""

@@ -16,6 +16,7 @@ from capsule_kernel.errors import ProtocolError
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     Answer,
+    Comm,
     Complete,
     HistoryAnswer,
     InputReply,
@@ -28,6 +29,7 @@ from capsule_kernel.wire.worker_messages import (
 )
 from capsule_kernel.worker import inspection, output
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions
 from capsule_kernel.worker.mimejson import encode_content
@@ -49,6 +51,7 @@ class Reader:
         shell: ZMQInteractiveShell,
         questions: Questions,
         cancellation: ExecutionCancellation,
+        comms: CommDelivery,
         interval_ms: int,
     ) -> None:
         self._sock = sock
@@ -56,6 +59,7 @@ class Reader:
         self._shell = shell
         self._questions = questions
         self._cancellation = cancellation
+        self._comms = comms
         self._interval_ms = interval_ms
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_publishing = False
@@ -82,9 +86,12 @@ class Reader:
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
         while True:
-            ready = poll.poll(self._interval_ms if self._is_publishing else None)
+            ready = poll.poll(self._interval_ms if self._is_publishing or self._comms.has_offers else None)
             if not ready:
-                self._publish()
+                if self._comms.has_offers:
+                    self._comms.help_out()
+                if self._is_publishing:
+                    self._publish()
                 continue
             for descriptor, _ in ready:
                 if descriptor == self._wake_fd:
@@ -119,6 +126,8 @@ class Reader:
                 self._questions.answer(ask, rows)
             case Interrupt(serial=serial, number=number):
                 self._cancellation.ask(serial, number)
+            case Comm():
+                self._comms.offer(message)
             case Tick(serial=serial):
                 if self._cancellation.serial == serial:
                     self._is_publishing = True

@@ -82,6 +82,7 @@ class Worker:
             shell=self._shell,
             questions=self._questions,
             cancellation=self._cancellation,
+            comms=self._comms,
             interval_ms=options.stream_interval_ms,
         )
         self.kernel = WorkerKernel(
@@ -158,8 +159,10 @@ class Worker:
         shell.last_transformed = ""
         self.kernel.allow_stdin = message.allow_stdin
         if self._inbox:
-            # Comm messages that came in one read with the cell: for its first await, if it has one.
-            self._coordinator.ensure_event_loop().call_soon(self._handle_comms)
+            # Comm messages that came in one read with the cell: for its first await, if it has one. In two steps, since
+            # the cell's task is not on the loop yet.
+            loop = self._coordinator.ensure_event_loop()
+            loop.call_soon(loop.call_soon, self._handle_comms)
         assert self.kernel.executor is not None
         result = self.kernel.executor.execute(
             message.code,

@@ -1,4 +1,4 @@
-"""Rich displays, updates, clearing, figures and comms (issue, point 4)."""
+"""Rich displays, updates, clearing and figures (issue, point 4)."""
 
 from __future__ import annotations
 
@@ -171,56 +171,3 @@ def test_display_hooks_of_users_work(shared_kernel: Client) -> None:
         "_ = formatter.for_type(complex, lambda value: f'<u>{value}</u>')"
     )
     assert shared_kernel.run("1 + 2j").result["text/html"] == "<u>(1+2j)</u>"
-
-
-def test_comms_open_from_the_kernel_and_answer(kernel: Client) -> None:
-    code = (
-        "from comm import create_comm\n"
-        "got = []\n"
-        "c = create_comm(target_name='front-end', data={'opened': 1}, buffers=[b'\\x00\\xff'])\n"
-        "def heard(msg):\n"
-        "    got.append((msg['content']['data'], [bytes(b) for b in msg['buffers']]))\n"
-        "    c.send('heard')\n"
-        "c.on_msg(heard)"
-    )
-    (opened,) = kernel.run(code).claim("comm_open")
-    assert opened.content["target_name"] == "front-end"
-    assert opened.content["data"] == {"opened": 1}
-    assert opened.buffers == [b"\x00\xff"]
-    comm_id = opened.content["comm_id"]
-    assert kernel.ask("comm_info_request")["comms"] == {comm_id: {"target_name": "front-end"}}
-    sent = kernel.request(
-        "comm_msg", {"comm_id": comm_id, "data": {"n": 5}}, buffers=[b"binary\x00"], expects_reply=False
-    ).wait()
-    assert [m.content["data"] for m in sent.claim("comm_msg")] == ["heard"]
-    assert kernel.evaluate("got") == "[({'n': 5}, [b'binary\\x00'])]"
-    kernel.run("c.close()").claim("comm_close")
-    assert kernel.ask("comm_info_request")["comms"] == {}
-
-
-def test_comms_open_from_the_client(kernel: Client) -> None:
-    kernel.run(
-        "from comm import get_comm_manager\n"
-        "def opened(comm, msg):\n"
-        "    comm.on_msg(lambda msg: print('got', msg['content']['data']))\n"
-        "    comm.send({'welcome': msg['content']['data']})\n"
-        "get_comm_manager().register_target('kernel-side', opened)"
-    )
-    content = {"comm_id": "c1", "target_name": "kernel-side", "data": "hello"}
-    exchange = kernel.request("comm_open", content, expects_reply=False).wait()
-    assert [m.content["data"] for m in exchange.claim("comm_msg")] == [{"welcome": "hello"}]
-    printed = kernel.request("comm_msg", {"comm_id": "c1", "data": 7}, expects_reply=False).wait()
-    # What a handler prints belongs to the message that it handles.
-    assert [m.content["text"] for m in printed.claim("stream")] == ["got 7\n"]
-    info = kernel.ask("comm_info_request", {"target_name": "another"})
-    assert info["comms"] == {}
-    kernel.request("comm_close", {"comm_id": "c1", "data": {}}, expects_reply=False).wait()
-    assert kernel.ask("comm_info_request")["comms"] == {}
-
-
-def test_a_comm_of_an_unknown_target_is_closed(kernel: Client) -> None:
-    content = {"comm_id": "c2", "target_name": "nobody", "data": {}}
-    exchange = kernel.request("comm_open", content, expects_reply=False).wait()
-    assert [m.content["comm_id"] for m in exchange.claim("comm_close")] == ["c2"]
-    exchange.claim("stream")
-    assert kernel.ask("comm_info_request")["comms"] == {}
