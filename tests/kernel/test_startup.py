@@ -228,7 +228,7 @@ def launch(directory: Path, info: object, *args: str, raw: str | None = None) ->
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=10,
         start_new_session=True,
         check=False,
     )
