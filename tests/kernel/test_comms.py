@@ -241,7 +241,8 @@ def test_a_handler_knows_its_request(shared_kernel: Client) -> None:
     handle_with(
         shared_kernel,
         "ip = get_ipython()\n"
-        "print(ip.get_parent()['header']['msg_id'], ip.kernel.get_parent()['content']['data'], msg['header']['msg_id'])",
+        "parent = ip.get_parent()\n"
+        "print(parent['header']['msg_id'], ip.kernel.get_parent()['content']['data'], msg['header']['msg_id'])",
     )
     told = tell(shared_kernel, "payload").wait()
     (printed,) = told.claim("stream")
@@ -587,6 +588,13 @@ def test_a_replaced_worker_closes_its_comms(kernel: Client) -> None:
     assert [m.content["comm_id"] for m in kernel.claim_unparented("comm_close")] == ["c1"]
     assert kernel.ask("comm_info_request")["comms"] == {}
     assert kernel.execute("got").ename == "NameError"
+
+
+def test_exit_in_a_handler_ends_the_kernel(kernel: Client) -> None:
+    handle_with(kernel, "get_ipython().ask_exit()")
+    tell(kernel, {}).wait()
+    kernel.process.wait_exit()
+    kernel.abandon()
 
 
 # --- older libraries -------------------------------------------------------------------------------------------------
