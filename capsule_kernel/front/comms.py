@@ -81,7 +81,7 @@ class Comms:
         self._iopub.status("busy", parent=request.parent)
         try:
             content = msgspec.json.decode(request.message.raw_content, type=CommContent)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             _log.warning("a %s was dropped: its content is not valid: %s", request.message.header.msg_type, exc)
             self._iopub.status("idle", parent=request.parent)
             return
@@ -140,7 +140,7 @@ class Comms:
             return
         try:
             content = msgspec.json.decode(message.content, type=CommContent)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             _log.warning("user code published a %s that is not valid: %s", message.msg_type, exc)
             return
         self._note(message.msg_type, content)

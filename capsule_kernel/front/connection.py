@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import uuid
+from typing import Annotated
 
 import msgspec
 
-from capsule_kernel.errors import ConnectionFileError
+from capsule_kernel.errors import ConfigurationError, ConnectionFileError
 from capsule_kernel.settings import Launch
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
@@ -21,11 +24,11 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
     transport: str = "tcp"
     ip: str = "127.0.0.1"
-    shell_port: int = 0
-    iopub_port: int = 0
-    stdin_port: int = 0
-    control_port: int = 0
-    hb_port: int = 0
+    shell_port: Port
+    iopub_port: Port
+    stdin_port: Port
+    control_port: Port
+    hb_port: Port
     key: str = ""
     signature_scheme: str = "hmac-sha256"
     kernel_name: str = ""
@@ -56,10 +59,16 @@ def read_connection(path: str) -> Connection:
         raise ConnectionFileError(path, f"it cannot be read: {exc.strerror}") from exc
     try:
         connection = msgspec.json.decode(data, type=Connection)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise ConnectionFileError(path, f"it is not a connection file: {exc}") from exc
     if connection.transport not in ("tcp", "ipc"):
         raise ConnectionFileError(path, f"transport is {connection.transport!r}: expected 'tcp' or 'ipc'")
+    from capsule_kernel.wire.jupyter import digest_of  # after the zygote was forked: it imports OpenSSL
+
+    try:
+        digest_of(connection.signature_scheme)
+    except ConfigurationError as exc:
+        raise ConnectionFileError(path, str(exc)) from exc
     return connection
 
 

@@ -77,7 +77,7 @@ class Dispatch:
             self._iopub.status("busy", parent=request.parent)
             try:
                 self._reply(request, handler(request))
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as exc:
+            except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
                 self._reply_invalid(request, exc)
             self._iopub.status("idle", parent=request.parent)
         elif (slow_handler := self._slow_handlers.get(msg_type)) is not None:
@@ -91,7 +91,7 @@ class Dispatch:
     async def _handle_slowly(self, request: Request, handler: SlowHandler) -> None:
         try:
             self._reply(request, await handler(request))
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError) as exc:
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
             self._reply_invalid(request, exc)
         finally:
             self._iopub.status("idle", parent=request.parent)

@@ -120,7 +120,7 @@ class Executions:
         """Queue an `execute_request`; one that cannot be understood is answered with an error at once."""
         try:
             content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             self._iopub.status("busy", parent=request.parent)
             self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
             self._iopub.status("idle", parent=request.parent)
@@ -358,5 +358,5 @@ def _cell_id(raw_metadata: bytes) -> str | None:
         return None
     try:
         return msgspec.json.decode(raw_metadata, type=_Metadata).cellId
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

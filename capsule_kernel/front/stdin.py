@@ -71,7 +71,7 @@ class Stdin:
         try:
             message = self._wire.decode(frames)
             content = msgspec.json.decode(message.raw_content, type=_InputContent)
-        except (MessageRejected, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (MessageRejected, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             _log.warning("stdin: %s", exc)
             return
         if message.header.msg_type != "input_reply":

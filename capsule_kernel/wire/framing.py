@@ -48,13 +48,13 @@ class FrameDecoder:
         """Take `data` and return the messages that it completes, in order.
 
         Raises:
-            ProtocolError: a message is longer than `MESSAGE_BYTES_LIMIT`.
+            ProtocolError: a frame is longer than `FRAGMENT_BYTES`, or a message than `MESSAGE_BYTES_LIMIT`.
         """
         buffer = self._buffer
         if not buffer and not self._fragments and len(data) >= _PREFIX_BYTES:
             # The usual case: exactly one short frame in one read.
             size = int.from_bytes(data[:_PREFIX_BYTES], "big")
-            if size + _PREFIX_BYTES == len(data):
+            if size + _PREFIX_BYTES == len(data) and size <= FRAGMENT_BYTES:
                 return [data[_PREFIX_BYTES:]]
         buffer += data
         messages: list[bytes] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from capsule_kernel.errors import MessageRejected
+from capsule_kernel.errors import ConfigurationError, MessageRejected
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL = "5.5"
@@ -57,11 +57,7 @@ class Wire:
     """
 
     def __init__(self, *, key: bytes, signature_scheme: str, session: str, username: str) -> None:
-        digest = signature_scheme.removeprefix("hmac-")
-        if digest == signature_scheme or digest not in hashlib.algorithms_available:
-            raise MessageRejected(
-                f"unknown signature_scheme {signature_scheme!r}: expected 'hmac-' and a hash, such as hmac-sha256"
-            )
+        digest = digest_of(signature_scheme)
         self.session = session
         self._hmac = hmac.new(key, digestmod=digest) if key else None
         self._seen: set[bytes] = set()
@@ -89,7 +85,7 @@ class Wire:
             self._verify(signature, (raw_header, raw_parent, raw_metadata, raw_content))
         try:
             header = _decode_header(raw_header)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             raise MessageRejected(f"header is not valid: {exc}") from exc
         return Message(
             idents=frames[:at],
@@ -139,6 +135,27 @@ class Wire:
         self._seen_order.append(signature)
         if len(self._seen_order) > _DIGESTS_KEPT:
             self._seen.discard(self._seen_order.popleft())
+
+
+def digest_of(signature_scheme: str) -> str:
+    """Return the name of the hash in a connection file's `signature_scheme`.
+
+    Raises:
+        ConfigurationError: it is no scheme, or the hash is not known here or none that HMAC can use.
+    """
+    digest = signature_scheme.removeprefix("hmac-")
+    try:
+        if digest != signature_scheme and digest in hashlib.algorithms_available:
+            hmac.new(b"", digestmod=digest)
+            return digest
+    except ValueError:
+        # For example shake_128, whose digests have no length of their own.
+        pass
+    raise ConfigurationError(
+        source="signature_scheme",
+        value=repr(signature_scheme),
+        expected="'hmac-' and the name of a hash, such as hmac-sha256",
+    )
 
 
 def encode_json(value: Any) -> bytes:
