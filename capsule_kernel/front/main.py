@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from capsule_kernel import ids
@@ -87,13 +87,18 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
     bound = kernel.bind()
     gc.freeze()
     gc.enable()
-    if is_ours or bound != connection:
-        write_connection(path, bound)
-    if is_ours:
-        sys.stdout.write(f"To connect another client to this kernel, use:\n    --existing {os.path.basename(path)}\n")
-        sys.stdout.flush()
+
+    def announce() -> None:
+        if is_ours or bound != connection:
+            write_connection(path, bound)
+        if is_ours:
+            sys.stdout.write(
+                f"To connect another client to this kernel, use:\n    --existing {os.path.basename(path)}\n"
+            )
+            sys.stdout.flush()
+
     try:
-        return loop.run_until_complete(_serve(kernel, spawned))
+        return loop.run_until_complete(_serve(kernel, spawned, announce))
     finally:
         if is_ours:
             with contextlib.suppress(FileNotFoundError):
@@ -102,8 +107,10 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
         sys.stderr.flush()
 
 
-async def _serve(kernel: Kernel, spawned: SpawnedZygote) -> int:
+async def _serve(kernel: Kernel, spawned: SpawnedZygote, announce: Callable[[], None]) -> int:
     kernel.start(spawned)
+    # Signals are handled from here on: whoever reads the announcement may end the kernel, which removes the file.
+    announce()
     return await kernel.run()
 
 
