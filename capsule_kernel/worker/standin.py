@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -44,7 +43,7 @@ def introduce(kernel: Any) -> None:
     sys.meta_path.insert(0, _Watch(callbacks))
 
 
-class _Watch(MetaPathFinder):
+class _Watch:
     """Finds nothing by itself; has a callback called when one of the modules has been imported."""
 
     def __init__(self, callbacks: dict[str, Callable[[ModuleType], None]]) -> None:

@@ -393,7 +393,7 @@ def test_messages_of_open_comms_are_handled_before_the_cells_that_wait(gate: Gat
     kernel.ask("kernel_info_request")
     gate.release()
     told.wait()
-    assert first.stdout == "blocks\nreleased\n"
+    assert first.succeeded().stdout == "blocks\nreleased\n"
     assert [cell.succeeded().stdout for cell in waiting] == ["['between']\n"] * 3
 
 

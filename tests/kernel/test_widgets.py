@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .starter import only_capsule
 from .test_nbclient import client_of, execute
 
 if TYPE_CHECKING:
@@ -106,6 +107,26 @@ def test_a_button_calls_its_handlers(kernel: Client) -> None:
     click = {"method": "custom", "content": {"event": "click"}}
     clicked = kernel.request("comm_msg", {"comm_id": button, "data": click}, expects_reply=False).wait()
     assert [m.content["text"] for m in clicked.claim("stream")] == ["clicked\n"]
+
+
+@only_capsule("nothing in ipykernel handles a message while a cell blocks")
+def test_a_stop_button_ends_a_loop_that_never_awaits(kernel: Client) -> None:
+    button = start_widgets(
+        kernel,
+        "running = True\n"
+        "def stop(button):\n"
+        "    global running\n"
+        "    running = False\n"
+        "button = w.Button()\n"
+        "button.on_click(stop)\n"
+        "button.comm.on_msg(button._handle_msg, while_blocked=True)",
+    )["ButtonModel"]
+    cell = kernel.start("print('turns', flush=True)\nwhile running: pass\nprint('stopped')")
+    cell.wait_stream("turns")
+    click = {"method": "custom", "content": {"event": "click"}}
+    kernel.request("comm_msg", {"comm_id": button, "data": click}, expects_reply=False).wait()
+    cell.succeeded()
+    assert cell.stdout == "turns\nstopped\n"
 
 
 def test_an_error_in_a_widgets_callback_is_shown(slider: str, kernel: Client) -> None:
