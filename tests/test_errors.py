@@ -1,0 +1,77 @@
+"""Each error's text names what was wrong, with what value, and what to do; its fields say the same to code."""
+
+from __future__ import annotations
+
+import pytest
+
+from capsule_kernel import errors
+from capsule_kernel.errors import (
+    BindError,
+    CapsuleError,
+    ConfigurationError,
+    ConnectionFileError,
+    IllegalTransition,
+    KernelSpecError,
+    MessageRejected,
+    NotebookError,
+    NotebookRunError,
+    OutputTooLarge,
+    ProtocolError,
+    WorkerStartError,
+)
+
+SAMPLES: list[tuple[CapsuleError, list[str]]] = [
+    (
+        ConfigurationError(source="c.py", name="CapsuleKernel.spare_workers", value="-1", expected="a number >= 0"),
+        ["c.py", "CapsuleKernel.spare_workers", "= -1", "expected a number >= 0"],
+    ),
+    (ConfigurationError(source="c.py", expected="Python code"), ["c.py: expected Python code"]),
+    # An argument as typed holds name and value already.
+    (
+        ConfigurationError(source="--CapsuleKernel.x=no", name="CapsuleKernel.x", value="no", expected="a number"),
+        ["--CapsuleKernel.x=no: expected a number"],
+    ),
+    (ProtocolError("a frame of 9 bytes; the limit is 5"), ["broken link", "9 bytes", "limit is 5"]),
+    (MessageRejected("signature does not match"), ["message dropped", "signature does not match"]),
+    (ConnectionFileError("/run/k.json", "there is no such file"), ["connection file /run/k.json", "no such file"]),
+    (
+        BindError("shell", "tcp://127.0.0.1:80", "Permission denied"),
+        ["shell channel", "tcp://127.0.0.1:80", "Permission denied"],
+    ),
+    (WorkerStartError("fork failed: no memory"), ["cannot start a worker", "fork failed: no memory"]),
+    (IllegalTransition("dead", "execute"), ["phase dead", "cannot take execute"]),
+    (
+        OutputTooLarge("comm_msg", 1_234_567, 1_000),
+        ["comm_msg", "1,234,567 bytes", "CapsuleKernel.max_output_bytes = 1,000"],
+    ),
+    (
+        KernelSpecError(name="capsule", folder="/share", reason="it is not installed; capsule install does it"),
+        ["'capsule'", "/share", "not installed", "capsule install"],
+    ),
+    (KernelSpecError(name="a b", reason="use letters"), ["kernelspec 'a b': use letters"]),
+    (NotebookError("a.ipynb", "it is not JSON"), ["a.ipynb", "it is not JSON"]),
+    (NotebookRunError("a.ipynb", "the kernel died"), ["a.ipynb", "the kernel died"]),
+]
+
+
+@pytest.mark.parametrize(("error", "parts"), SAMPLES)
+def test_an_errors_text_has_its_parts_in_one_line(error: CapsuleError, parts: list[str]) -> None:
+    text = str(error)
+    assert all(part in text for part in parts), text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(("error", "parts"), SAMPLES)
+def test_every_field_that_is_given_is_in_the_text(error: CapsuleError, parts: list[str]) -> None:
+    fields = vars(error)
+    assert fields
+    for name, value in fields.items():
+        wanted = f"{value:,}" if isinstance(value, int) else value
+        assert wanted in str(error), name
+
+
+def test_every_error_of_the_tree_is_among_the_samples() -> None:
+    tree = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, CapsuleError)} - {
+        CapsuleError
+    }
+    assert {type(error) for error, _ in SAMPLES} == tree
