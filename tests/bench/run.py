@@ -6,7 +6,7 @@ import gc
 import itertools
 import sys
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -93,11 +93,25 @@ class Run:
 
     @contextmanager
     def client(self, kernel: Kernel) -> Iterator[Client]:
-        """A fresh kernel, ready, with its first cell behind it."""
-        with KernelProcess(kernel, self.scratch).start() as process, Client(process) as client:
-            client.wait_ready()
-            client.execute_ok(self.tag("pass"))
+        """A fresh kernel, ready, with its first cell behind it.
+
+        A start that fails is tried once more, and named below the table: ports are chosen before the kernel takes them.
+        """
+        with ExitStack() as stack:
+            try:
+                client = self._start(kernel, stack)
+            except KernelError as failure:
+                stack.close()
+                client = self._start(kernel, stack)
+                self.note(f"{kernel.name}: started at the second attempt; the first: {failure}")
             yield client
+
+    def _start(self, kernel: Kernel, stack: ExitStack) -> Client:
+        process = stack.enter_context(KernelProcess(kernel, self.scratch).start())
+        client = stack.enter_context(Client(process))
+        client.wait_ready()
+        client.execute_ok(self.tag("pass"))
+        return client
 
 
 @contextmanager
