@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inspect_ack_timeout_ms: int = 100
     """Milliseconds that a busy worker has to say that it is looking at a completion or an inspection."""
 
-    inspect_timeout_ms: int = 2000
+    inspect_timeout_ms: int = 10_000
     """Milliseconds that completion and inspection may take once a worker works on them."""
 
     history_file: str = ""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from capsule_kernel.wire.worker_messages import INTERRUPT_SIGNAL
 
 _SAME_INTERRUPT_S = 0.5
 _COMES_ROUND_S = 0.05
-_RUN_ONCE: CodeType = asyncio.base_events.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - to tell the loop's own frames from user code's
 _HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - as above
 
 
@@ -52,6 +52,8 @@ class ExecutionCancellation:
         self.interrupts_task = False
         self.is_cell = False
         self._is_forced = False
+        # The signal under way was sent by this process for a reason of its own.
+        self._is_ours = False
 
     @property
     def serial(self) -> int:
@@ -68,7 +70,7 @@ class ExecutionCancellation:
     def cancellable_execution(self, serial: int, *, is_cell: bool = True) -> Iterator[None]:
         """Let interrupts reach what runs inside, as `KeyboardInterrupt`."""
         self._seen = 0
-        self._is_pending = False
+        self._is_pending = self._is_ours = False
         self.interrupts_task = False
         self._serial = serial
         self.is_cell = is_cell
@@ -101,6 +103,7 @@ class ExecutionCancellation:
     def cancel_execution(self) -> None:
         """Cancel the execution under way as an interrupt does; from any thread."""
         if self._serial:
+            self._is_ours = True
             signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
 
     def check_cancelled(self) -> None:
@@ -127,11 +130,19 @@ class ExecutionCancellation:
         self._deferrals -= 1
         if self._is_pending and not self._deferrals:
             self._is_pending = False
-            self._deliver(None)
+            self._deliver(sys._getframe(1))  # noqa: SLF001 - where the interrupt strikes
 
     def _on_front_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self._serial:
             return
+        if self._is_ours:
+            self._is_ours = False
+        elif self._asked[0] == self._serial and self._seen >= self._asked[1]:
+            # The reader thread sent the signal again while the front's own was under way: one interrupt, two signals.
+            # Where it is the next interrupt's and has overtaken its message, that sends it again.
+            return
+        else:
+            self._seen += 1
         # Through SIGINT, whose handler user code or a C library may have replaced.
         self._from_front = True
         signal.raise_signal(signal.SIGINT)
@@ -142,7 +153,6 @@ class ExecutionCancellation:
         if not self._serial:
             return
         if from_front:
-            self._seen += 1
             # The front also signals the process group, and Python calls handlers in the order of signal numbers.
             is_same = self._last_raw > self._last_from_front and now - self._last_raw < _SAME_INTERRUPT_S
             self._last_from_front = now
@@ -163,7 +173,7 @@ class ExecutionCancellation:
         self._tell()
         if self._task is not None and self._loop is not None and self._loop.is_running():
             current = asyncio.current_task(self._loop)
-            if current is not self._task and (not self._is_forced or _is_in_loop(frame)):
+            if not _is_inside(frame, current) or (current is not self._task and not self._is_forced):
                 # The loop's own code must not be torn apart, nor a task that happens to run: they come round.
                 self.cancel_task()
                 return
@@ -185,7 +195,7 @@ class ExecutionCancellation:
     def _force(self, serial: int) -> None:
         """Raise in whatever task keeps the loop from coming round."""
         if self._serial == serial and self.interrupts_task:
-            self._is_forced = True
+            self._is_forced = self._is_ours = True
             signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
 
     def _tell(self) -> None:
@@ -197,16 +207,17 @@ def _main_ident() -> int:
     return threading.main_thread().ident or 0
 
 
-def _is_in_loop(frame: FrameType | None) -> bool:
-    """Return whether the loop's own code runs, rather than what a callback or a task's step has called."""
-    return frame is None or frame.f_code is _HANDLE_RUN or _is_below_run_once(frame)
+def _is_inside(frame: FrameType | None, task: asyncio.Task[object] | None) -> bool:
+    """Return whether code of `task` runs, rather than the loop's own.
 
-
-def _is_below_run_once(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code is _HANDLE_RUN:
-            return False
-        if frame.f_code is _RUN_ONCE:
+    A task is current also while asyncio puts its next step into the queue: torn apart there, it would never run again.
+    """
+    if task is None:
+        return False
+    coroutine = task.get_coro()
+    code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
+    while frame is not None and frame.f_code is not _HANDLE_RUN:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False

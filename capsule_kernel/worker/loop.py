@@ -151,14 +151,15 @@ class EventLoopCoordinator:
         loop = self.ensure_event_loop()
         task = loop.create_task(coroutine, context=self.context)
         task.add_done_callback(_stop_loop)
-        on_task(task, loop)
         try:
             while not task.done():
                 try:
+                    on_task(task, loop)
                     loop.run_forever()
                 except KeyboardInterrupt:
-                    # It struck another task's code: the cell is what was to be interrupted.
+                    # It struck between, or in another task's code: the cell is what was to be interrupted.
                     if not task.done():
+                        on_task(task, loop)
                         cancel()
             return task.result()
         finally:
@@ -200,7 +201,7 @@ class CoroutineManager:
         )
 
     def cleanup(self) -> dict[str, int]:
-        """Forget what is finished; return how many coroutines there were, wait, were never begun, and the tasks left."""
+        """Forget what is finished; return how many coroutines there were, wait, were never begun, and tasks left."""
         never = 0
         for coroutine in list(self._coroutines):
             state = inspect.getcoroutinestate(coroutine)
