@@ -7,6 +7,7 @@ only, so that is asked again each time. One missed edge would leave a kernel pen
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from typing import cast
@@ -16,6 +17,7 @@ import zmq
 from capsule_kernel.errors import BindError
 from capsule_kernel.front.connection import Connection
 
+_log = logging.getLogger(__name__)
 _MESSAGES_AT_ONCE = 64
 _LINGER_MS = 1000
 _ZERO_COPY_BYTES = 1 << 16
@@ -95,7 +97,12 @@ class Channel:
             frames = self._receive()
             if frames is None:
                 return
-            on_frames(frames)
+            try:
+                on_frames(frames)
+            except Exception:  # noqa: BLE001 - the top of what one message can reach
+                # A defect in whatever handles one message costs that message, never the channel: leaving here would
+                # strand those behind it, since the descriptor is edge-triggered.
+                _log.exception("a message could not be handled")
         # More may be there; let the loop do other things between.
         if not self._is_check_due:
             self._check_soon()
