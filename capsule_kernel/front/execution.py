@@ -272,6 +272,10 @@ class Executions:
         self._publish_error(content, running.cell.request.parent)
         reply = {"status": "error", **content, "execution_count": running.count, "user_expressions": {}, "payload": []}
         self._end(running, encode_json(reply), "error")
+        code = running.cell.content.code
+        if self._stores(running.cell.content) and code.strip():
+            # The worker never told what IPython's transforms made of it.
+            self._history.store(running.count, code, code)
         self.abort_queued()
 
     # --- what is decided ---------------------------------------------------------------------------------------------
