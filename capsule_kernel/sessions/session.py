@@ -211,7 +211,9 @@ class Session:
             return
         self.phase = advance(self.phase, Event.STOP)
         if self._main is not None:
-            self._main.send(encode(Shutdown()))
+            message = Shutdown()
+            self._observe("out", message)
+            self._main.send(encode(message))
 
     def kill(self, cause: str) -> None:
         """End the worker at once; `cause` is what its death will be put down to."""
