@@ -23,6 +23,7 @@ from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.figures import own_figures
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.loop import EventLoopCoordinator
+from capsule_kernel.worker.output import STDERR, flush_streams
 from capsule_kernel.worker.shell import ZMQInteractiveShell, of_user
 
 
@@ -113,7 +114,7 @@ class CapsuleCommManager(CommManager):
         self.register_comm(opened)
         target = self.targets.get(name)
         if target is None:
-            sys.stderr.write(f"No such comm target registered: {name}\n")
+            STDERR.write(f"No such comm target registered: {name}\n")
             opened.close()
             return
         try:
@@ -220,8 +221,7 @@ class CommDelivery:
         handler(None, None, request)
 
     def _report(self, serial: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         self._channel.send(CommHandled(serial=serial, exiting=bool(self._shell.exit_now)))
 
 

@@ -6,7 +6,6 @@ Both are IPython's, with the sending put in; contents are Jupyter messaging's `d
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import Token
@@ -21,6 +20,7 @@ from capsule_kernel.wire.worker_messages import Publish
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.mimejson import encode_content
+from capsule_kernel.worker.output import Detour, flush_streams
 
 if TYPE_CHECKING:
     from capsule_kernel.worker.shell import ZMQInteractiveShell
@@ -34,6 +34,7 @@ class Outlet:
     def __init__(self) -> None:
         self.channel: Channel | None = None
         self.max_output_bytes = 1 << 28
+        self.detour: Detour | None = None
 
     def publish(
         self,
@@ -54,8 +55,12 @@ class Outlet:
         channel = self.channel
         if channel is None:
             return
-        sys.stdout.flush()
-        sys.stderr.flush()
+        serial = parents.current() if parent is None else parent
+        detour = self.detour
+        if detour is not None and detour.parent == serial:
+            channel = detour.channel
+        else:
+            flush_streams()
         encoded = encode_content(content)
         raw = [_flat(buffer) for buffer in buffers] if buffers else []
         size = len(encoded) + sum(map(len, raw))
@@ -66,7 +71,7 @@ class Outlet:
             raw = []
         channel.send(
             Publish(
-                parent=parents.current() if parent is None else parent,
+                parent=serial,
                 msg_type=msg_type,
                 content=encoded,
                 metadata=encode_content(metadata) if metadata else b"{}",

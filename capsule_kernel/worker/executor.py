@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
+from capsule_kernel.worker import output
 from capsule_kernel.worker.compiling import ExecutionMode, detect_mode
 from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
@@ -107,7 +108,7 @@ class AsyncExecutor:
             self._coroutines.track_coroutine(value)
             if value.__qualname__ in self._coroutines.never_awaited():
                 name = value.__qualname__
-                sys.stderr.write(f"coroutine '{name}' was never awaited: write `await {name}(…)` to run it\n")
+                output.STDERR.write(f"coroutine '{name}' was never awaited: write `await {name}(…)` to run it\n")
         elif isinstance(value, asyncio.Task):
             self._coroutines.track_task(value)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import getpass
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,6 +19,7 @@ from capsule_kernel.worker import inspection, parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
+from capsule_kernel.worker.output import flush_streams
 from capsule_kernel.worker.standin import IOPubSession, kernel_class
 
 
@@ -170,8 +170,7 @@ class WorkerKernel:
         if not self.allow_stdin:
             name = "getpass" if password else "raw_input"
             raise StdinNotImplementedError(f"{name} was called, but this frontend does not support input requests.")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         ask = self._questions.open()
         self._channel.send(Ask(parent=parents.current(), ask=ask, prompt=prompt, password=password))
         try:

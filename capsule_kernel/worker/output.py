@@ -6,13 +6,14 @@ intervals. The class is what user code may expect of ipykernel's OutStream.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Token
-from typing import Any
+from typing import Any, NamedTuple
 
 from capsule_kernel.wire.worker_messages import Stream
 from capsule_kernel.worker import parents
@@ -22,6 +23,13 @@ HELD_CHARACTERS = 1 << 18
 """Text that is held at the most, in characters: pieces of this size keep worker, front and client busy together."""
 
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
+
+
+class Detour(NamedTuple):
+    """Another way for the output of one request: unlike the usual one, it keeps its place among the answers there."""
+
+    parent: int
+    channel: Channel
 
 
 class OutStream(io.TextIOBase):
@@ -45,6 +53,7 @@ class OutStream(io.TextIOBase):
         self._held_parent = 0
         self._hooks: list[Callable[[str], str | None]] = []
         self._other: OutStream | None = None
+        self.detour: Detour | None = None
 
     def keep_order_with(self, other: OutStream) -> None:
         """Publish what `other` holds before text that is written here later."""
@@ -70,6 +79,10 @@ class OutStream(io.TextIOBase):
             if hooked is None:
                 return len(text)
         parent = parents.current()
+        detour = self.detour
+        if detour is not None and detour.parent == parent:
+            detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text)))
+            return len(text)
         with self._lock:
             if self._held_parent != parent:
                 self._publish()
@@ -185,6 +198,21 @@ class OutStream(io.TextIOBase):
                 self._channel.send(piece)
         else:
             _write_all(self.fileno(), message.text.encode())
+
+
+def flush_streams() -> None:
+    """Publish what was written so far, also what user code's own streams in the place of ours hold."""
+    for name, stream in (("stdout", STDOUT), ("stderr", STDERR)):
+        current = getattr(sys, name, None)
+        if current is not stream:
+            flush_foreign(current)
+        stream.flush()
+
+
+def flush_foreign(stream: Any) -> None:
+    """Flush a stream of user code's, which may be anything, None included."""
+    with contextlib.suppress(Exception):  # what it raises is between it and user code
+        stream.flush()
 
 
 def in_pieces(message: Stream) -> Iterator[Stream]:

@@ -5,11 +5,13 @@ It also publishes held output at intervals while a cell runs long, and between c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from capsule_kernel.errors import ProtocolError
@@ -27,7 +29,7 @@ from capsule_kernel.wire.worker_messages import (
     ToReader,
     decode_to_reader,
 )
-from capsule_kernel.worker import inspection, output
+from capsule_kernel.worker import inspection, output, parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
@@ -135,10 +137,25 @@ class Reader:
 
     def _answer(self, message: Complete | Inspect) -> dict[str, object]:
         try:
-            if isinstance(message, Complete):
-                return inspection.complete(self._shell, message.code, message.cursor_pos)
-            return inspection.inspect(
-                self._shell, message.code, message.cursor_pos, message.detail_level, message.omit_sections
-            )
+            with self._output_for(message.serial):
+                if isinstance(message, Complete):
+                    return inspection.complete(self._shell, message.code, message.cursor_pos)
+                return inspection.inspect(
+                    self._shell, message.code, message.cursor_pos, message.detail_level, message.omit_sections
+                )
         except Exception as exc:  # noqa: BLE001 - completion runs Jedi and user code's __dir__: an error is the answer
             return {"status": "error", "ename": type(exc).__name__, "evalue": str(exc), "traceback": []}
+
+    @contextlib.contextmanager
+    def _output_for(self, serial: int) -> Iterator[None]:
+        """Have what a `__dir__` or `__repr__` prints belong to the request, and come before its answer."""
+        places = (output.STDOUT, output.STDERR, self._shell.outlet)
+        token = parents.set_thread_parent(serial)
+        for place in places:
+            place.detour = output.Detour(serial, self._channel)
+        try:
+            yield
+        finally:
+            for place in places:
+                place.detour = None
+            parents.reset_thread_parent(token)

@@ -6,7 +6,6 @@ Main thread: user code and its event loop. Reader thread: see `reader`. Nothing 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import faulthandler
 import importlib
 import os
@@ -215,10 +214,9 @@ class Worker:
         """Send what the streams hold and the end of the cell, in one write."""
         messages: list[FromWorker] = []
         for name, stream in zip(("stdout", "stderr"), self._streams, strict=True):
-            current = getattr(sys, name)
+            current = getattr(sys, name, None)
             if current is not stream:
-                with contextlib.suppress(Exception):  # user code's own stream: its flush may do anything
-                    current.flush()
+                output.flush_foreign(current)
             held = stream.take()
             if held is not None:
                 messages.append(held)

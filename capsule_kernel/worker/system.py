@@ -15,7 +15,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 
@@ -64,11 +63,16 @@ def _pump(master: int, pidfd: int) -> None:
             data = _read(master)
             if not data:
                 break
-            sys.stdout.write(decoder.decode(data))
+            _print(decoder.decode(data))
         elif pidfd in ready:
             # Ended, and nothing left to read: a child that it left behind may keep the terminal open.
             break
-    sys.stdout.write(decoder.decode(b"", final=True))
+    _print(decoder.decode(b"", final=True))
+
+
+def _print(text: str) -> None:
+    # Unlike `sys.stdout.write`, it works where user code has set that to None.
+    print(text, end="")  # noqa: T201
 
 
 def _read(master: int) -> bytes:
