@@ -23,7 +23,9 @@ from capsule_kernel.wire.worker_messages import INTERRUPT_SIGNAL
 
 _SAME_INTERRUPT_S = 0.5
 _COMES_ROUND_S = 0.05
-_HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - as above
+# What calls all that the loop runs, and what calls that: the loop's own frames.
+_HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - no public function stands there
+_RUN_ONCE: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - as above
 
 
 class ExecutionCancelled(BaseException):
@@ -173,7 +175,7 @@ class ExecutionCancellation:
         self._tell()
         if self._task is not None and self._loop is not None and self._loop.is_running():
             current = asyncio.current_task(self._loop)
-            if not _is_inside(frame, current) or (current is not self._task and not self._is_forced):
+            if _is_in_loop(frame) or (current is not self._task and not self._is_forced):
                 # The loop's own code must not be torn apart, nor a task that happens to run: they come round.
                 self.cancel_task()
                 return
@@ -207,18 +209,22 @@ def _main_ident() -> int:
     return threading.main_thread().ident or 0
 
 
-def _is_inside(frame: FrameType | None, task: asyncio.Task[object] | None) -> bool:
-    """Return whether code of `task` runs, rather than the loop's own.
+def _is_in_loop(frame: FrameType | None) -> bool:
+    """Return whether the loop's own code runs, rather than what a callback or a task's step has called.
 
-    A task is current also while asyncio puts its next step into the queue: torn apart there, it would never run again.
+    A step also calls the loop, to have the next one put into the queue: torn apart there, its task would never run
+    again.
     """
-    if task is None:
-        return False
-    coroutine = task.get_coro()
-    code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
-    while frame is not None and frame.f_code is not _HANDLE_RUN:
-        if frame.f_code is code:
+    called: CodeType | None = None
+    while frame is not None:
+        code = frame.f_code
+        if code is _HANDLE_RUN:
+            return called is None or called.co_filename == _RUN_ONCE.co_filename
+        if code is _RUN_ONCE:
             return True
+        if code.co_filename != _nothing.__code__.co_filename:
+            # Not the signal handlers' own frames.
+            called = code
         frame = frame.f_back
     return False
 

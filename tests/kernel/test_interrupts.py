@@ -33,6 +33,14 @@ INTERRUPTIBLE = {
     "await of a task": "import asyncio; await asyncio.create_task(asyncio.sleep(60))",
     "await gather": "import asyncio; await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
     "a busy coroutine": "import asyncio\nwhile True: await asyncio.sleep(0)",
+    "await beside a busy callback": (
+        "import asyncio\n"
+        "def busy():\n"
+        "    running()\n"
+        "    while True: pass\n"
+        "asyncio.get_running_loop().call_soon(busy)\n"
+        "await asyncio.sleep(60)"
+    ),
     "asyncio.run": "import asyncio; asyncio.run(asyncio.sleep(60))",
     "anyio.run": "import anyio; anyio.run(anyio.sleep, 60)",
     "subprocess.run": "import subprocess; subprocess.run(['sleep', '60'])",
