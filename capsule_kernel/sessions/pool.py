@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Protocol
@@ -18,7 +19,9 @@ from capsule_kernel.sessions.plan import Census, Plan, plan
 from capsule_kernel.sessions.process import SpawnedZygote, signal_group, spawn_zygote
 from capsule_kernel.sessions.session import Death, Interceptor, Session
 from capsule_kernel.sessions.zygote import Zygote
-from capsule_kernel.wire.worker_messages import Completeness, FromWorker, WorkerOptions, ZygoteOptions
+from capsule_kernel.wire.worker_messages import Completeness, FromWorker, Stream, WorkerOptions, ZygoteOptions
+
+_log = logging.getLogger(__name__)
 
 
 class PoolOwner(Protocol):
@@ -69,6 +72,7 @@ class Pool:
         self._last_failure = ""
         self._wants_spares = False
         self._is_closing = False
+        self._complaints: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -135,11 +139,15 @@ class Pool:
 
     def on_message(self, session: Session, message: FromWorker) -> None:
         """See `SessionOwner`."""
+        if not session.was_started and isinstance(message, Stream):
+            self._log_start(session, message.name, message.text)
         if session is self._current:
             self._owner.on_worker_message(session, message)
 
     def on_descriptor_text(self, session: Session, name: str, text: str) -> None:
         """See `SessionOwner`. What a spare's start-up files print has no reader yet."""
+        if not session.was_started:
+            self._log_start(session, name, text)
         if session is self._current:
             self._owner.on_worker_text(session, name, text)
 
@@ -163,6 +171,12 @@ class Pool:
         elif session in self._spares:
             self._spares.remove(session)
         self._carry_out()
+
+    def _log_start(self, session: Session, name: str, text: str) -> None:
+        """Log what a worker complains of while it starts, such as a start-up file that fails, once for all workers."""
+        if name == "stderr" and text not in self._complaints:
+            self._complaints.add(text)
+            _log.warning("%r, while it started: %s", session, text.rstrip("\n"))
 
     # --- what is decided ---------------------------------------------------------------------------------------------
 

@@ -146,6 +146,8 @@ class Worker:
             self._coordinator.context.run(self._app.apply)
         except (Exception, SystemExit):  # noqa: BLE001 - start-up files are user code
             shell.showtraceback()
+        shell.has_started = True
+        output.flush_streams()
 
     # --- cells -------------------------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ from capsule_kernel.worker.display import Outlet, ZMQDisplayPublisher, ZMQShellD
 from capsule_kernel.worker.executor import InterruptibleAwait
 from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.magics import KernelMagics
+from capsule_kernel.worker.output import STDERR
 from capsule_kernel.worker.system import run_command
 
 _ENVIRONMENT = {
@@ -78,6 +79,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self.last_transformed = ""
         self.last_traceback: list[str] | None = None
         self.has_display_failed = False
+        self.has_started = False
         self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
         super().__init__(**kwargs)
 
@@ -333,6 +335,10 @@ class ZMQInteractiveShell(InteractiveShell):
         if self.displayhook.msg is not None:
             self.has_display_failed = True
         traceback = list(stb)
+        if not self.has_started:
+            # A start-up file's, which no cell has asked for: the front logs what a worker says while it starts.
+            STDERR.write("\n".join(traceback) + "\n")
+            return
         self.outlet.publish("error", {"ename": str(etype.__name__), "evalue": text_of(evalue), "traceback": traceback})
         self.last_traceback = traceback
 
