@@ -28,6 +28,8 @@ CREATE TABLE IF NOT EXISTS output_history (session integer, line integer, output
 """
 _WRITE_AFTER_S = 1.0
 _BUSY_TIMEOUT_S = 2.0
+_LINES_LIMIT = 1 << 17
+"""More lines than a session has, to order by session and line at once."""
 
 Row = tuple[int, int, Any]
 Input = tuple[int, str, str]
@@ -74,13 +76,14 @@ class History:
         return await self._submit(lambda: self._query(arguments))
 
     async def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write what is left and close the file; twice is no error."""
         if self._executor is None and not self._unwritten:
             return
         self._write_soon()
         await self._submit(self._close)
         if self._executor is not None:
             self._executor.shutdown(wait=False)
+            self._executor = None
 
     def _write_soon(self) -> None:
         if self._timer is not None:
@@ -171,21 +174,26 @@ class History:
         source = "history h" + (" LEFT JOIN output_history o USING (session, line)" if with_output else "")
         match arguments.get("hist_access_type"):
             case "tail":
+                limit = arguments.get("n")
                 rows = database.execute(
                     f"SELECT {what} FROM {source} ORDER BY h.session DESC, h.line DESC LIMIT ?",
-                    (int(arguments.get("n") or 10),),
+                    (10 if limit is None else int(limit),),
                 ).fetchall()[::-1]
             case "range":
                 rows = self._select_range(database, what, source, arguments)
             case "search":
-                unique = f" GROUP BY h.{column}" if arguments.get("unique") else ""
-                chosen = what.replace("h.line", "max(h.line)", 1) if unique else what
+                # What was typed is what is searched, whichever form is asked for. Of equal inputs the newest is chosen:
+                # with max(), SQLite takes the other columns from the row that has it.
+                latest, unique = ("", "")
+                if arguments.get("unique"):
+                    latest, unique = f", max(h.session * {_LINES_LIMIT} + h.line)", " GROUP BY h.source_raw"
                 limit = arguments.get("n")
-                rows = database.execute(
-                    f"SELECT {chosen} FROM {source} WHERE h.{column} GLOB ?{unique} "
+                found = database.execute(
+                    f"SELECT {what}{latest} FROM {source} WHERE h.source_raw GLOB ?{unique} "
                     "ORDER BY h.session DESC, h.line DESC LIMIT ?",
                     (arguments.get("pattern") or "*", -1 if limit is None else int(limit)),
                 ).fetchall()[::-1]
+                rows = [row[:-1] for row in found] if unique else found
             case _:
                 rows = []
         if with_output:
@@ -204,7 +212,7 @@ class History:
             session += self._session
         conditions, values = "h.session = ? AND h.line >= ?", [session, int(arguments.get("start") or 0)]
         stop = arguments.get("stop")
-        if stop is not None:
+        if stop:
             conditions += " AND h.line < ?"
             values.append(int(stop))
         return database.execute(f"SELECT {what} FROM {source} WHERE {conditions} ORDER BY h.line", values).fetchall()
