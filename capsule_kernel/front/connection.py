@@ -105,12 +105,18 @@ def new_connection(launch: Launch, session: str) -> tuple[str, Connection]:
 
 
 def write_connection(path: str, connection: Connection) -> None:
-    """Write `connection` to `path`, readable by the user only: who reads it can run code."""
+    """Write `connection` to `path`, readable by the user only: who reads it can run code.
+
+    Raises:
+        ConnectionFileError: the file or its folder cannot be written.
+    """
     folder = os.path.dirname(path)
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            # It may have existed, readable by others.
+            os.fchmod(file.fileno(), 0o600)
+            file.truncate()
+            file.write(msgspec.json.format(msgspec.json.encode(connection), indent=2) + b"\n")
     except OSError as exc:
         raise ConnectionFileError(path, f"it cannot be written: {exc.strerror}") from exc
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(connection), indent=2) + b"\n")
