@@ -12,7 +12,7 @@ from .figures import FIGURES, Figure
 from .kernels import KERNELS
 from .process import KernelError, Scratch
 from .report import as_json, table
-from .rows import GROUPS
+from .rows import GROUPS, completion
 from .run import Run
 
 _ROUNDS = 10
@@ -67,12 +67,11 @@ def _select(names: list[str]) -> tuple[Figure, ...]:
 
 
 def _warm_up(run: Run) -> None:
-    """One unmeasured start each: byte code, profile directories and parser caches are there for all."""
+    """One unmeasured start each: byte code, profile directories and Jedi's parser caches are there for all."""
     for kernel in run.kernels:
         try:
             with run.client(kernel) as client:
-                client.send(client.shell, "complete_request", b'{"code":"imp","cursor_pos":3}')
-                client.execute("1")
+                completion.warm_up(client)
         except KernelError as failure:
             print(f"  {kernel.name} does not start: {failure}", file=sys.stderr)
 
