@@ -79,6 +79,7 @@ class Executions:
         on_dequeued: Callable[[], None],
         on_exit: Callable[[], None],
         on_replace: Callable[[str], None],
+        on_retire: Callable[[str], None],
         engine: str,
     ) -> None:
         self._iopub = iopub
@@ -93,6 +94,7 @@ class Executions:
         self._on_dequeued = on_dequeued
         self._on_exit = on_exit
         self._on_replace = on_replace
+        self._on_retire = on_retire
         self._engine = engine
         self._queue: deque[_Cell] = deque()
         self._running: _Running | None = None
@@ -248,7 +250,7 @@ class Executions:
             return
         if message.replace_worker:
             self._session = None
-            self._on_replace("%reset --worker asked for a fresh one")
+            self._on_retire("%reset --worker asked for a fresh one")
         self._on_first_done()
         self._next()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
@@ -136,6 +135,7 @@ class Kernel:
             on_dequeued=self._comms.send,
             on_exit=self.stop,
             on_replace=self._pool.replace,
+            on_retire=functools.partial(self._pool.retire, grace_ms=settings.shutdown_grace_ms),
             engine=wire.session,
         )
         self._dispatch = Dispatch(

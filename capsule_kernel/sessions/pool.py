@@ -96,6 +96,16 @@ class Pool:
         if self._current is not None:
             self._current.kill(cause)
 
+    def retire(self, cause: str, *, grace_ms: int) -> None:
+        """As `replace`, but the session in use first runs its exit handlers, for `grace_ms` at the most.
+
+        The next one waits for its end: it may still hold files and ports that the next one needs.
+        """
+        session = self._current
+        if session is not None:
+            session.stop(cause)
+            self._loop.call_later(grace_ms / 1000, session.kill, cause)
+
     def try_again(self) -> None:
         """Forget earlier failures to start a worker."""
         if self._failed_starts and self._current is None:
@@ -118,7 +128,7 @@ class Pool:
         self._is_closing = True
         session = self._current
         if session is not None and session.phase is not Phase.DEAD:
-            if session.phase in (Phase.IDLE, Phase.BUSY):
+            if session.was_started:
                 session.stop()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(session.ended), grace_ms / 1000)

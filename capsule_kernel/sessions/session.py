@@ -205,10 +205,11 @@ class Session:
             signal_group(self.pid, signal.SIGINT)
             signal_foreign_groups(self.pid, signal.SIGINT)
 
-    def stop(self) -> None:
-        """Ask the worker to run its exit handlers and leave."""
+    def stop(self, cause: str = "") -> None:
+        """Ask the worker to run its exit handlers and leave; `cause` as of `kill`."""
         if self.phase in (Phase.STOPPING, Phase.DEAD):
             return
+        self._stop_cause = cause
         self.phase = advance(self.phase, Event.STOP)
         if self._main is not None:
             message = Shutdown()

@@ -56,6 +56,21 @@ def test_a_reset_runs_exit_handlers_of_the_old_worker(kernel: Client) -> None:
     assert trace.read_text() == "ran"
 
 
+def test_what_exit_handlers_print_belongs_to_the_reset(kernel: Client) -> None:
+    kernel.run("import atexit\n_ = atexit.register(print, 'last words')")
+    cell = kernel.run("%reset --worker")
+    assert kernel.run("6 * 7").text == "42"
+    assert cell.wait_any_stream("last words\n") == "last words\n"
+
+
+def test_exit_handlers_that_hang_do_not_keep_the_next_worker_away(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.shutdown_grace_ms=200")
+    kernel.run("import atexit, time\n_ = atexit.register(time.sleep, 600)")
+    old = worker_pid(kernel)
+    kernel.run("%reset --worker").claim("stream", "display_data")
+    assert worker_pid(kernel) != old
+
+
 def test_many_resets_leave_no_process_behind(kernel: Client) -> None:
     for _ in range(5):
         kernel.run("%reset --worker").claim("stream", "display_data")
