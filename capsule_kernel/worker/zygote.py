@@ -103,6 +103,9 @@ class Zygote:
 
     def _receive(self, poll: select.poll) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._control, _READ_BYTES, _MAX_DESCRIPTORS)
+        for descriptor in descriptors:
+            # Programs that user code starts must not inherit the links. (`recv_fds` ignores MSG_CMSG_CLOEXEC.)
+            os.set_inheritable(descriptor, False)
         self._descriptors += descriptors
         if not data:
             return False
