@@ -46,7 +46,7 @@ class OutStream(io.TextIOBase):
         self._stream = name
         self._channel: Channel | None = None
         self._wake: Callable[[], None] | None = None
-        self._limit = HELD_CHARACTERS
+        self._is_by_line = False
         self._lock = threading.RLock()
         self._held: list[str] = []
         self._held_characters = 0
@@ -94,7 +94,7 @@ class OutStream(io.TextIOBase):
                     self._wake()
             self._held.append(text)
             self._held_characters += len(text)
-            if self._held_characters >= self._limit:
+            if self._held_characters >= HELD_CHARACTERS or (self._is_by_line and "\n" in text):
                 self._publish()
         return len(text)
 
@@ -186,8 +186,9 @@ class OutStream(io.TextIOBase):
         self._held = []
         self._held_characters = 0
         self._wake = None
-        # Each write goes to descriptor 1 or 2 at once: a child may leave without a flush.
-        self._limit = 1
+        # Whole lines go to descriptor 1 or 2 at once: a child may leave without a flush, and its output stands among
+        # other processes'.
+        self._is_by_line = True
 
     def _publish(self) -> None:
         message = self.take()

@@ -112,6 +112,23 @@ def test_a_forks_prints_are_heard(shared_kernel: Client) -> None:
     only_warns_of_forks(cell)
 
 
+def test_forks_that_leave_without_a_flush_lose_no_line_and_tear_none(shared_kernel: Client) -> None:
+    code = (
+        "import os\n"
+        "pids = []\n"
+        "for number in range(4):\n"
+        "    pids.append(os.fork())\n"
+        "    if pids[-1] == 0:\n"
+        "        for line in range(100): print('child', number, 'line', line)\n"
+        "        os._exit(0)\n"
+        "for pid in pids: _ = os.waitpid(pid, 0)"
+    )
+    cell = shared_kernel.run(code)
+    expected = [f"child {number} line {line}" for number in range(4) for line in range(100)]
+    assert sorted(cell.stdout.splitlines()) == sorted(expected)
+    only_warns_of_forks(cell)
+
+
 def test_a_fork_that_lives_on_does_not_hold_the_cell(kernel: Client) -> None:
     cell = kernel.run("import os, time\nchild = os.fork()\nif child == 0:\n    time.sleep(600)\n    os._exit(0)")
     cell.claim("stream")
