@@ -224,6 +224,11 @@ class ZMQShellDisplayHook(_Hooked, DisplayHook):
         data: tuple[dict[str, Any], dict[str, Any]] = formatter.format(result)
         return data
 
+    def update_user_ns(self, result: Any) -> None:
+        """Name the value `_` and `_n`, also in a namespace that this very cell has cleared."""
+        self.shell.put_back_internals()
+        super().update_user_ns(result)
+
     def start_displayhook(self) -> None:
         """Begin a message."""
         self.msg = {"data": {}, "metadata": {}}

@@ -37,6 +37,7 @@ from capsule_kernel.worker.display import Outlet, ZMQDisplayPublisher, ZMQShellD
 from capsule_kernel.worker.executor import InterruptibleAwait
 from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.magics import KernelMagics
+from capsule_kernel.worker.namespace import internals_in, put_back
 from capsule_kernel.worker.output import STDERR
 from capsule_kernel.worker.system import run_command
 
@@ -111,6 +112,11 @@ class ZMQInteractiveShell(InteractiveShell):
         """Use the history that has no database."""
         self.history_manager = WorkerHistory(shell=self, parent=self)
         self.configurables.append(self.history_manager)
+
+    def init_user_ns(self) -> None:
+        """Fill the namespace, and remember what must stay in it."""
+        super().init_user_ns()
+        self._internals = internals_in(self.user_ns)
 
     def init_payload(self) -> None:
         """Make the payload manager."""
@@ -206,9 +212,14 @@ class ZMQInteractiveShell(InteractiveShell):
         self._trait_values["execution_count"] = number
 
     def begin_cell(self) -> None:
-        """Forget the last cell's traceback."""
+        """Forget the last cell's traceback, and put back what it took out of the namespace."""
+        self.put_back_internals()
         self.last_traceback = None
         self.has_display_failed = False
+
+    def put_back_internals(self) -> None:
+        """Undo what user code did to the names that the shell itself needs, such as `globals().clear()`."""
+        put_back(self.user_ns, self._internals)
 
     def run_cell(self, *args: Any, **kwargs: Any) -> Any:
         """Run a cell from code."""
@@ -227,8 +238,8 @@ class ZMQInteractiveShell(InteractiveShell):
     def _is_plain(self, cell: str) -> bool:
         """Return whether only Python's parser has to be asked: nothing is there that IPython might take for its own.
 
-        Whatever of IPython's syntax (`%`, `!`, `?`, prompts) is left is a syntax error in Python. A single line may
-        also be an automatic magic (`ls`) or an autocall (`exit`), which are valid names.
+        Whatever of IPython's syntax (`%`, `!`, `?`) is left is a syntax error in Python; prompts are not always. A
+        single line may also be an automatic magic (`ls`) or an autocall (`exit`), which are valid names.
         """
         manager = self.input_transformer_manager
         if (
@@ -236,13 +247,18 @@ class ZMQInteractiveShell(InteractiveShell):
             or cell[0].isspace()
             or self.input_transformers_post
             or self.autocall
-            or len(manager.cleanup_transforms) != _CLEANUPS
-            or len(manager.line_transforms) != 1
-            or len(manager.token_transformers) != _TOKEN_TRANSFORMERS
+            or manager.cleanup_transforms != _TRANSFORMS.cleanup_transforms
+            or manager.line_transforms != _TRANSFORMS.line_transforms
+            or manager.token_transformers != _TRANSFORMS.token_transformers
             or len(self.prefilter_manager.checkers) != _CHECKERS
+            or self.prefilter_manager.transformers
+            # Prompts, which are valid Python in some places.
+            or ">>>" in cell
+            or "In [" in cell
+            or "...:" in cell
         ):
             return False
-        if "\n" in cell:
+        if "\n" in cell[:-1]:
             return True
         match = _NAME.match(cell)
         if match is None:
@@ -373,9 +389,8 @@ class ZMQInteractiveShell(InteractiveShell):
 _REQUESTS_KEPT = 1024
 _GUIS_WITHOUT_A_LOOP = (None, "", "inline", "asyncio", "notebook", "nbagg", "ipympl", "widget", "webagg")
 _NAME = re.compile(r"[^\W\d]\w*")
-# How many of each IPython has by itself: more, and somebody has added their own.
-_CLEANUPS = len(TransformerManager().cleanup_transforms)
-_TOKEN_TRANSFORMERS = len(TransformerManager().token_transformers)
+# What IPython has by itself: anything else, and somebody has added their own.
+_TRANSFORMS = TransformerManager()
 _CHECKERS = len(default_checkers)
 _OURS = "capsule_kernel."
 

@@ -244,9 +244,25 @@ def test_a_namespace_that_shadows_builtins_and_modules_is_the_users_own(kernel: 
 
 
 def test_a_cleared_namespace_is_survived(kernel: Client) -> None:
-    kernel.execute("globals().clear()").ignore_outputs()
-    kernel.execute("x = 1").ignore_outputs()
+    assert kernel.run("namespace = globals()\nglobals().clear()\n5").text == "5"
+    kernel.run("x = 1")
     assert kernel.run("6 * 7").text == "42"
+    assert kernel.evaluate("(_, Out[3], In[2], __name__, get_ipython().user_ns is globals())") == (
+        "(42, 42, 'x = 1', '__main__', True)"
+    )
+
+
+@pytest.mark.parametrize("name", ["_oh", "_ih", "_dh"])
+def test_an_overwritten_history_is_the_shells_again(name: str, kernel: Client) -> None:
+    kernel.execute(f"{name} = None").ignore_outputs()
+    assert kernel.run("6 * 7").text == "42"
+    assert kernel.evaluate(f"{name} is None") == "False"
+    kernel.run("%cd .").claim("stream")
+
+
+def test_names_that_are_put_back_may_have_the_users_value(kernel: Client) -> None:
+    kernel.run("exit = open = 'mine'\ndel In")
+    assert kernel.evaluate("(exit, open, len(In) > 1)") == "('mine', 'mine', True)"
 
 
 def test_patched_time_and_threading_are_survived(kernel: Client) -> None:
