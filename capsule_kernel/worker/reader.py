@@ -65,6 +65,8 @@ class Reader:
         self._interval_ms = interval_ms
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_publishing = False
+        # The newest execution that the front has sent a tick for.
+        self._ticked = 0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -75,9 +77,11 @@ class Reader:
     def wake_for_output(self) -> None:
         """Have held text published soon; called when text begins to be held.
 
-        While a cell is young nothing needs to be done: its end publishes, or the front's tick comes.
+        While a cell is young nothing needs to be done: its end publishes, or the front's tick comes. The tick has been
+        here already where the main thread was late to begin the cell.
         """
-        if not self._cancellation.is_cell and not self._is_publishing:
+        is_young = self._cancellation.is_cell and self._ticked != self._cancellation.serial
+        if not is_young and not self._is_publishing:
             self._is_publishing = True
             os.eventfd_write(self._wake_fd, 1)
 
@@ -131,6 +135,7 @@ class Reader:
             case Comm():
                 self._comms.offer(message)
             case Tick(serial=serial):
+                self._ticked = serial
                 if self._cancellation.serial == serial:
                     self._is_publishing = True
                     self._publish()

@@ -43,6 +43,20 @@ def test_output_arrives_while_the_cell_sleeps(shared_kernel: Client) -> None:
     assert cell.ename == "KeyboardInterrupt"
 
 
+def test_output_arrives_while_a_cell_runs_that_could_not_begin_at_once(shared_kernel: Client) -> None:
+    """A task of an earlier cell keeps the main thread for longer than the front waits with its tick."""
+    shared_kernel.run(
+        "import asyncio, time\n"
+        "async def hog():\n    while True:\n        time.sleep(0.3)\n        await asyncio.sleep(0)\n"
+        "task = asyncio.create_task(hog())"
+    )
+    cell = shared_kernel.start("print('early')\ntime.sleep(60)")
+    cell.wait_stream("early\n")
+    shared_kernel.interrupt()
+    assert cell.ename == "KeyboardInterrupt"
+    shared_kernel.run("task.cancel();")
+
+
 def test_stdout_has_what_libraries_use(shared_kernel: Client) -> None:
     assert shared_kernel.evaluate("__import__('sys').stdout.encoding") == "'UTF-8'"
     assert shared_kernel.evaluate("__import__('sys').stdout.isatty()") in {"False", "True"}
