@@ -114,14 +114,14 @@ class _AwaitFinder(ast.NodeVisitor):
 
 
 def murmur2(text: str, seed: int) -> int:
-    """Return the 32-bit MurmurHash2 of `text`, one byte a character as Jupyter's debuggers have it.
+    """Return the 32-bit MurmurHash2 of `text` in UTF-8, lone surrogates as U+FFFD, as Jupyter's debuggers have it.
 
     Source: Appleby, MurmurHash2; Jupyter messaging, "debugInfo" (`hashMethod`).
     """
     try:
-        data = text.encode("latin-1")
+        data = text.encode()
     except UnicodeEncodeError:
-        data = text.encode("utf-32-le", "surrogatepass")[::4]
+        data = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
     multiplier = 0x5BD1E995
     mask = 0xFFFFFFFF
     length = len(data)
