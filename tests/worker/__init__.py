@@ -1,0 +1,1 @@
+"""Tests of capsule_kernel.worker, module by module, each from its outside."""
