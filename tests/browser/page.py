@@ -20,7 +20,7 @@ LOAD_DEADLINE_MS = 60_000.0
 STATE = re.compile(rb'"execution_state": ?"(\w+)"')
 KERNEL_STATES = {"starting", "idle", "busy"}
 """What a kernel that lives publishes; `restarting` and `dead` are jupyter_server's words for one that died."""
-WATCH_DIALOGS = """
+WATCH = """
 window.dialogsSeen = [];
 new MutationObserver(() => {
   for (const dialog of document.querySelectorAll('.jp-Dialog')) {
@@ -30,6 +30,17 @@ new MutationObserver(() => {
     }
   }
 }).observe(document, {childList: true, subtree: true});
+
+window.historiesSeen = 0;
+window.WebSocket = class extends WebSocket {
+  constructor(...args) {
+    super(...args);
+    this.addEventListener('message', ({data}) => {
+      const text = typeof data === 'string' ? data : new TextDecoder('latin1').decode(data);
+      window.historiesSeen += /"msg_type": ?"history_reply"/.test(text);
+    });
+  }
+};
 """
 
 
@@ -49,7 +60,7 @@ class LabPage:
         lab = cls(server=server, page=context.new_page(), notebook=notebook)
         page = lab.page
         page.set_default_timeout(CELL_DEADLINE_MS)
-        page.add_init_script(WATCH_DIALOGS)
+        page.add_init_script(WATCH)
         page.on("websocket", lab._watch_websocket)
         page.on("request", lab._watch_request)
         # A workspace of its own: nothing that another test left open comes back.
@@ -174,8 +185,13 @@ class LabPage:
         self.wait_connected()
 
     def open_console(self) -> LabConsole:
-        """Open a code console on the notebook's kernel."""
+        """Open a code console on the notebook's kernel and wait until it has the kernel's history.
+
+        JupyterLab drops from its own list what was run before the history came.
+        """
+        before = self.page.evaluate("window.historiesSeen")
         self.menu("File", "New Console for Notebook")
+        self.page.wait_for_function("before => window.historiesSeen > before", arg=before)
         return LabConsole(panel=self.page.locator(".jp-ConsolePanel"))
 
     # --- what went by ------------------------------------------------------------------------------------------------

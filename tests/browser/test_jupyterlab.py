@@ -5,6 +5,7 @@ The pictures that the tests take are in their temporary folders (`--basetemp` ch
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,16 @@ LOOP = """\
 print("round and round")
 while True:
     pass"""
+WIDGETS = """\
+import ipywidgets
+slider = ipywidgets.IntSlider(value=6, max=10)
+button = ipywidgets.Button(description="press")
+output = ipywidgets.Output()
+@button.on_click
+def pressed(_):
+    with output:
+        print("pressed at", slider.value)
+ipywidgets.VBox([slider, button, output])"""
 FLOOD_DEADLINE_MS = 120_000.0
 DIE = """\
 import os
@@ -168,15 +179,25 @@ def test_a_restart_takes_the_kernel_out_of_an_endless_loop(open_notebook: Callab
     lab.assert_kernel_never_died()
 
 
-def test_waiting_for_an_answer_is_interrupted(open_notebook: Callable[..., LabPage]) -> None:
-    lab = open_notebook("input('Well? ')", "'next'")
+def test_waiting_for_an_answer_is_interrupted_and_a_late_answer_is_nobodys(
+    open_notebook: Callable[..., LabPage],
+) -> None:
+    lab = open_notebook("input('Well? ')", "input('And now? ')")
     lab.run(0)
-    lab.output(0).locator("input.jp-Stdin-input").wait_for()
+    field = lab.output(0).locator("input.jp-Stdin-input")
+    field.wait_for()
     lab.interrupt()
     lab.wait_prompt(0, "1")
     lab.wait_output(0, "KeyboardInterrupt")
+    # JupyterLab leaves the field of the cell that was interrupted open, and sends what is typed there.
+    field.fill("late")
+    field.press("Enter")
     lab.run(1)
+    field = lab.output(1).locator("input.jp-Stdin-input")
+    field.fill("right")
+    field.press("Enter")
     lab.wait_prompt(1, "2")
+    lab.wait_output(1, "'right'")
     lab.assert_kernel_never_died()
 
 
@@ -228,6 +249,35 @@ def test_a_reloaded_page_finds_its_kernel_and_its_variables(open_notebook: Calla
     lab.run(1)
     lab.wait_prompt(1, "2")
     lab.wait_output(1, "42")
+    lab.assert_kernel_never_died()
+
+
+def test_widgets_answer_when_idle_and_while_a_cell_awaits_and_come_back_with_the_page(
+    open_notebook: Callable[..., LabPage], tmp_path: Path
+) -> None:
+    lab = open_notebook(WIDGETS, "import asyncio\nwhile slider.value < 8:\n    await asyncio.sleep(0.01)\n'reached'")
+    lab.run(0)
+    lab.wait_prompt(0, "1")
+    button = lab.output(0).locator("button.jupyter-button")
+    handle = lab.output(0).locator(".noUi-handle")
+    button.click()
+    lab.wait_output(0, "pressed at 6")
+    handle.press("ArrowRight")
+    button.click()
+    lab.wait_output(0, "pressed at 7")
+    lab.run(1)
+    lab.wait_prompt(1, "*")
+    button.click()
+    lab.wait_output(0, re.compile("(pressed at 7.*){2}", re.DOTALL))
+    lab.wait_prompt(1, "*")
+    handle.press("ArrowRight")
+    lab.wait_prompt(1, "2")
+    lab.wait_output(1, "reached")
+    lab.save()
+    lab.reload()
+    button.click()
+    lab.wait_output(0, "pressed at 8")
+    lab.screenshot(tmp_path / "widgets.png")
     lab.assert_kernel_never_died()
 
 
