@@ -190,3 +190,95 @@ class NotebookError(CapsuleError):
 
 class NotebookRunError(NotebookError):
     """Nothing is wrong with the notebook or the command, but the run could not be carried through."""
+
+
+class StateError(CapsuleError):
+    """Something about saved state: checkpoints, the store that holds them, what is restored from them."""
+
+
+class StoreUnavailable(StateError):
+    """The store cannot be opened or written; what it holds is untouched, and the running session is too.
+
+    Attributes:
+        path: the store's folder, or the file in it that refused.
+        reason: what happened and what to do.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"checkpoint store {self.path}: {self.reason}"
+
+
+class StoreDamaged(StateError):
+    """A part of the store is not what was written there; whatever does not need it stays readable.
+
+    Attributes:
+        path: the file.
+        what: the part that is hit.
+        reason: what was found.
+    """
+
+    def __init__(self, path: str, what: str, reason: str) -> None:
+        super().__init__(path, what, reason)
+        self.path = path
+        self.what = what
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"checkpoint store {self.path}: {self.what} is damaged: {self.reason}"
+
+
+class ChunksMissing(StateError):
+    """A checkpoint refers to parts that the store does not hold any more: capture it again, taking nothing as known.
+
+    Attributes:
+        count: how many parts.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
+
+    def __str__(self) -> str:
+        return f"{self.count} parts of the checkpoint are not in the store: take it again in full"
+
+
+class CheckpointTooLarge(StateError):
+    """A checkpoint does not fit under the cap on disk use, even alone.
+
+    Attributes:
+        size_bytes: what it would take, so far as it was written.
+        cap_bytes: the cap.
+    """
+
+    def __init__(self, size_bytes: int, cap_bytes: int) -> None:
+        super().__init__(size_bytes, cap_bytes)
+        self.size_bytes = size_bytes
+        self.cap_bytes = cap_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the checkpoint needs more than {self.size_bytes:,} bytes, the cap on disk use is {self.cap_bytes:,}: "
+            f"raise the cap, or delete large variables"
+        )
+
+
+class ManifestRejected(StateError):
+    """A checkpoint's manifest cannot be used: a checkpoint is code, so what is not ours, or not readable, is refused.
+
+    Attributes:
+        checkpoint: which one, as text.
+        reason: what is wrong with it and what to do.
+    """
+
+    def __init__(self, checkpoint: str, reason: str) -> None:
+        super().__init__(checkpoint, reason)
+        self.checkpoint = checkpoint
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"checkpoint {self.checkpoint} refused: {self.reason}"

@@ -1,0 +1,183 @@
+"""From a namespace to records, chunk by chunk: what a checkpoint stores.
+
+Meant for a child that was forked for it, at low priority, and ends afterwards: pickling runs the objects' own code
+and touches every object. No value's failure is another's: each name has a status and a reason.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from capsule_kernel.state import ambient
+from capsule_kernel.state.chunks import cut_buffer, cut_stream, fast_hash, without_frames
+from capsule_kernel.state.kinds import describe
+from capsule_kernel.state.linker import Linker, Node
+from capsule_kernel.state.manifest import (
+    Buffer,
+    Captured,
+    CaptureItem,
+    Chunk,
+    Entry,
+    Known,
+    Record,
+    RecordMade,
+    Reference,
+    content_name,
+    encode_record,
+)
+from capsule_kernel.state.pickler import Environment
+
+_INLINE_BYTES_MAX = 1 << 10
+
+
+def capture(
+    namespace: Mapping[str, Any],
+    *,
+    environment: Environment,
+    internals: frozenset[str] = frozenset(),
+    known: Known | None = None,
+    before_fork: Mapping[str, Any] | None = None,
+    environ_at_start: Mapping[str, str] | None = None,
+    extras: Mapping[str, Any] | None = None,
+) -> Iterator[CaptureItem]:
+    """Yield what the store lacks, records after what they refer to, and at the end what every name is.
+
+    Args:
+        namespace: the session's variables.
+        environment: what is around them; its `engine` has to contain the namespace.
+        internals: names of the engine, which are left out.
+        known: what needs not be sent again; it is brought up to date.
+        before_fork: what `ambient.read_before_fork` returned.
+        environ_at_start: the environment that the worker was started with: only differences are saved, and nothing of
+            it where this is not known.
+        extras: more values to save by a name that the caller understands, such as `outputs/3`.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    around = {**ambient.read(before_fork or {}, environ_at_start), **(extras or {})}
+    names = {name: namespace[name] for name in list(namespace) if isinstance(name, str) and name not in internals}
+    try:
+        with warnings.catch_warnings():
+            # Libraries warn when some of their objects are pickled: nobody asked for it here.
+            warnings.simplefilter("ignore")
+            linker = Linker(environment)
+            for value in (*names.values(), *around.values()):
+                linker.add(value)
+            nodes = linker.link()
+            writer = _Writer(known if known is not None else Known(chunks={}, records=set()), names, linker)
+            for node in nodes:
+                yield from writer.write(node)
+            yield Captured(
+                names={name: writer.entry(value) for name, value in names.items()},
+                extras={name: writer.entry(value) for name, value in around.items()},
+                python=platform.python_version(),
+                libraries=_versions(),
+            )
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _Writer:
+    """Turns nodes into records."""
+
+    def __init__(self, known: Known, names: Mapping[str, Any], linker: Linker) -> None:
+        self._known = known
+        self._linker = linker
+        self._name_of: dict[int, str] = {}
+        for name, value in names.items():
+            self._name_of.setdefault(id(value), name)
+        self._written: dict[Node, tuple[bytes, int]] = {}
+
+    def write(self, node: Node) -> Iterator[CaptureItem]:
+        self._inherit_failure(node)
+        if node.failure or node.stream is None:
+            return
+        added: list[Chunk] = []
+        size = len(node.stream)
+        stream = without_frames(node.stream)
+        node.stream = None
+        inline = stream if len(stream) <= _INLINE_BYTES_MAX else b""
+        names = b"" if inline else self._chunks(cut_stream(stream), added)
+        yield from added
+        buffers = []
+        blobs = []
+        for view, row_bytes in node.buffers:
+            added.clear()
+            chunks = self._chunks(cut_buffer(view, row_bytes), added)
+            buffers.append(Buffer(view.nbytes, view.readonly, chunks))
+            size += view.nbytes
+            yield from added
+        for blob in node.blobs:
+            added.clear()
+            chunks = self._chunks(cut_buffer(memoryview(blob), 1), added)
+            blobs.append(Buffer(len(blob), True, chunks))
+            size += len(blob)
+            yield from added
+        data = encode_record(Record(inline, names, buffers, blobs, [self._reference(i) for i in node.references]))
+        name = content_name(data)
+        self._written[node] = name, size
+        if name not in self._known.records:
+            self._known.records.add(name)
+            yield RecordMade(name=name, data=data)
+
+    def entry(self, value: Any) -> Entry:
+        kind, shape = _description(value)
+        node, member = self._linker.node_of(id(value))
+        if node.failure:
+            return Entry(status="live only", reason=node.failure, kind=kind, shape=shape)
+        record, size = self._written[node]
+        return Entry(
+            status="saved",
+            value=Reference(record, member),
+            kind=kind,
+            shape=shape,
+            size_bytes=size,
+            note="; ".join(sorted(node.notes)),
+        )
+
+    def _inherit_failure(self, node: Node) -> None:
+        for identity in node.references:
+            other, _ = self._linker.node_of(identity)
+            if other.failure and not node.failure:
+                name = self._name_of.get(identity)
+                node.failure = f"it holds {name!r}: {other.failure}" if name else other.failure
+        node.notes.update(note for identity in node.references for note in self._linker.node_of(identity)[0].notes)
+
+    def _reference(self, identity: int) -> Reference:
+        node, member = self._linker.node_of(identity)
+        return Reference(self._written[node][0], member)
+
+    def _chunks(self, pieces: Iterator[memoryview], added: list[Chunk]) -> bytes:
+        names = []
+        for piece in pieces:
+            fast = fast_hash(piece)
+            name = self._known.chunks.get(fast)
+            if name is None:
+                name = self._known.chunks[fast] = content_name(piece)
+                added.append(Chunk(name=name, fast=fast, data=piece))
+            names.append(name)
+        return b"".join(names)
+
+
+def _description(value: Any) -> tuple[str, str]:
+    try:
+        return describe(value)
+    except Exception:  # noqa: BLE001 - an object's own code; a description only decorates a table
+        return type(value).__name__, ""
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    read: Callable[[Any], Any] = lambda module: vars(module).get("__version__")  # noqa: E731 - the type is the point
+    for name, module in list(sys.modules.items()):
+        if "." not in name and name != "__main__" and module is not None:
+            version = read(module) if hasattr(module, "__dict__") else None
+            if isinstance(version, str):
+                found[name] = version
+    return found

@@ -1,0 +1,109 @@
+"""What types mean to a capture: values without identity of their own, containers, what modules own, and descriptions.
+
+Everything is asked once per type. Nothing here imports a library: what is not loaded cannot be in the namespace.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import fractions
+import pathlib
+import re
+import sys
+import types
+import uuid
+from typing import Any
+
+import cloudpickle.cloudpickle as cp
+
+ATOMIC: frozenset[type] = frozenset(
+    {
+        *(type(None), bool, int, float, complex, range, slice, type(...), type(NotImplemented)),
+        *(types.CodeType, types.ModuleType, types.BuiltinFunctionType, types.WrapperDescriptorType),
+        *(types.MethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType),
+        *(dt.date, dt.time, dt.datetime, dt.timedelta, dt.timezone),
+        *(decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern),
+        *(pathlib.PurePosixPath, pathlib.PosixPath, pathlib.PureWindowsPath),
+    }
+)
+"""Types whose values nobody can tell from an equal one, apart from `is`."""
+
+
+class Kind(enum.IntEnum):
+    """How a capture treats the values of a type."""
+
+    ATOM = 0
+    """No identity to keep."""
+    TEXT = 1
+    """`str` and `bytes`: no identity to keep, but they may be long, or a secret."""
+    TUPLE = 2
+    """No identity to keep, but what is in it has one."""
+    CODE = 3
+    """Classes and functions: like an object where they belong to the namespace, by name where a module has them."""
+    OBJECT = 4
+    """Identity matters: shared by two names, it has to be shared after a restore."""
+
+
+def kind_of(cls: type) -> Kind:
+    """Return how to treat the values of `cls`."""
+    if cls in ATOMIC or issubclass(cls, enum.Enum):
+        return Kind.ATOM
+    if cls is str or cls is bytes:
+        return Kind.TEXT
+    if cls is tuple or cls is frozenset:
+        return Kind.TUPLE
+    if cls is types.FunctionType or issubclass(cls, type):
+        return Kind.CODE
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(cls, numpy.generic | numpy.dtype):
+        return Kind.ATOM
+    return Kind.OBJECT
+
+
+def is_by_name(value: Any) -> bool:
+    """Return whether a class or function is found in an importable module under its own name."""
+    found = cp._lookup_module_and_qualname(value)  # noqa: SLF001 - the rule that cloudpickle's reducers follow
+    return found is not None and is_importable(found[0])
+
+
+def is_importable(module: types.ModuleType) -> bool:
+    """Return whether a fresh process can import `module`: it has an origin, and is registered under its name."""
+    name = module.__name__
+    return sys.modules.get(name) is module and (
+        name == "__main__" or name in sys.builtin_module_names or getattr(module, "__spec__", None) is not None
+    )
+
+
+def owned_by_module(cls: type) -> dict[int, tuple[Any, str]]:
+    """Return the values of `cls` that are attributes of its own module, by id: `dataclasses.MISSING`, `os.environ`.
+
+    They exist once in every process, so they are referred to by name.
+    """
+    module = sys.modules.get(cls.__module__)
+    if module is None or cls.__module__ in {"__main__", "builtins"} or not is_importable(module):
+        return {}
+    return {
+        id(value): (value, name)
+        for name, value in list(vars(module).items())
+        if type(value) is cls and not isinstance(value, type)
+    }
+
+
+def describe(value: Any) -> tuple[str, str]:
+    """Return a value's type and extent for people: `("DataFrame", "1000×5")`, `("list", "3 items")`."""
+    cls = type(value)
+    name = cls.__name__
+    if isinstance(value, str | bytes | bytearray):
+        unit = "characters" if isinstance(value, str) else "bytes"
+        return name, f"{len(value):,} {unit}"
+    if cls in {list, tuple, dict, set, frozenset}:
+        return name, f"{len(value):,} item{'' if len(value) == 1 else 's'}"
+    if cls.__module__.partition(".")[0] in {"numpy", "pandas", "scipy", "polars", "torch", "xarray"}:
+        try:
+            shape = tuple(value.shape)
+        except Exception:  # noqa: BLE001 - a library's property; it only decorates a table
+            shape = ()
+        return name, "×".join(map(str, shape))
+    return name, ""

@@ -1,0 +1,154 @@
+"""Loads records: their bytes from a source, their references first, each once."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from capsule_kernel.errors import StateError
+from capsule_kernel.state.manifest import Buffer, Entry, Record, Reference, decode_record, names_in
+from capsule_kernel.state.pickler import BUILTINS
+from capsule_kernel.state.reasons import reason_of
+
+
+class Source(Protocol):
+    """Where records and chunks come from. Both methods return the bytes that were stored under a name.
+
+    Raises:
+        StateError: they cannot be had.
+    """
+
+    def record(self, name: bytes) -> bytes:
+        """Return an encoded record."""
+        ...
+
+    def chunk(self, name: bytes) -> bytes | memoryview:
+        """Return a chunk."""
+        ...
+
+
+class Loader:
+    """Turns records into objects."""
+
+    def __init__(self, source: Source, engine: Mapping[str, Any], names: Mapping[str, Entry]) -> None:
+        self._source = source
+        self._engine = {BUILTINS: __builtins__, **engine}
+        if not isinstance(self._engine[BUILTINS], dict):
+            self._engine[BUILTINS] = vars(self._engine[BUILTINS])
+        self._names = names
+        self._records: dict[bytes, Record] = {}
+        self._objects: dict[bytes, Any] = {}
+        self._failures: dict[bytes, str] = {}
+
+    def load(self, wanted: Reference) -> str:
+        """Have the object ready, and all that it refers to; return the reason if it cannot be had."""
+        stack = [wanted.record]
+        while stack:
+            name = stack[-1]
+            if name in self._objects or name in self._failures:
+                stack.pop()
+                continue
+            record = self._record(name)
+            if record is None:
+                continue
+            missing = [
+                other.record
+                for other in record.references
+                if other.record not in self._objects and other.record not in self._failures
+            ]
+            if missing:
+                stack += missing
+            else:
+                stack.pop()
+                self._make(name, record)
+        return self._failures.get(wanted.record, "")
+
+    def value(self, reference: Reference) -> Any:
+        """Return an object that is ready."""
+        members = self._objects[reference.record]
+        return members[reference.member]
+
+    def named(self, name: str) -> Any:
+        """Return the value that a name has in the checkpoint: some objects are pickled as the name they are found by.
+
+        Raises:
+            AttributeError: it has none.
+        """
+        entry = self._names.get(name)
+        if entry is None or entry.value is None or self.load(entry.value):
+            raise AttributeError(f"{name!r} is not in the checkpoint")
+        return self.value(entry.value)
+
+    def engine(self, label: str) -> Any:
+        """Return this process's object for a label of the engine.
+
+        Raises:
+            KeyError: it has none.
+        """
+        return self._engine[label]
+
+    def _record(self, name: bytes) -> Record | None:
+        record = self._records.get(name)
+        if record is None:
+            try:
+                record = self._records[name] = decode_record(self._source.record(name))
+            except (StateError, msgspec.MsgspecError) as exc:
+                self._failures[name] = f"its bytes cannot be read: {exc}"
+        return record
+
+    def _make(self, name: bytes, record: Record) -> None:
+        for reference in record.references:
+            failure = self._failures.get(reference.record)
+            if failure is not None:
+                self._failures[name] = failure
+                return
+        try:
+            stream = record.inline or b"".join(self._source.chunk(chunk) for chunk in names_in(record.stream))
+            buffers = [self._bytes(buffer) for buffer in record.buffers]
+            blobs = [bytes(self._bytes(blob)) for blob in record.blobs]
+        except StateError as exc:
+            self._failures[name] = f"its bytes cannot be read: {exc}"
+            return
+        try:
+            made = _RecordUnpickler(stream, buffers, blobs, record.references, self).load()
+        except Exception as exc:  # noqa: BLE001 - loading runs any object's code: its names are reported, the rest goes on
+            self._failures[name] = reason_of(exc)
+            return
+        self._objects[name] = made
+
+    def _bytes(self, buffer: Buffer) -> bytes | bytearray:
+        pieces = [self._source.chunk(name) for name in names_in(buffer.chunks)]
+        return b"".join(pieces) if buffer.is_readonly else bytearray().join(pieces)
+
+
+class _RecordUnpickler(pickle.Unpickler):
+    """Loads one record's stream."""
+
+    def __init__(
+        self,
+        stream: bytes,
+        buffers: list[bytes | bytearray],
+        blobs: list[bytes],
+        references: list[Reference],
+        loader: Loader,
+    ) -> None:
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        self._blobs = blobs
+        self._references = references
+        self._loader = loader
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, int):
+            return self._loader.value(self._references[pid])
+        if isinstance(pid, str):
+            return self._loader.engine(pid)
+        return self._blobs[pid[1]]
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if module_name == "__main__":
+            return self._loader.named(global_name)
+        return super().find_class(module_name, global_name)

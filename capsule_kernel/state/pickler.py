@@ -1,0 +1,172 @@
+"""The pickler of records: cloudpickle, with the namespace and other records by reference.
+
+What it does differently: functions keep the namespace itself as their globals (late binding) and share closure
+cells; classes have no identity but that of their record; bytes and arrays stand beside the stream; what modules own
+is referred to by name; secrets stop it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import cloudpickle.cloudpickle as cp
+
+from capsule_kernel.state import classes, rebuild
+from capsule_kernel.state.kinds import is_by_name, is_importable
+from capsule_kernel.state.reasons import Unsaveable
+from capsule_kernel.state.reducers import reducer_of
+
+if TYPE_CHECKING:
+    from capsule_kernel.state.linker import Linker, Node
+
+BUILTINS = "builtins"
+"""Label of the dict that holds the builtins, which code run with globals of its own has in them."""
+
+_BLOB_BYTES_MIN = 64 << 10
+_BUFFER_BYTES_MIN = 4 << 10
+_ATOMIC_PASS = frozenset({int, float, bool, type(None), tuple})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a capture finds around the values, and refers to rather than saves."""
+
+    engine: Mapping[str, Any]
+    """Objects that every process has its own of, by a label that `restore` is given too: the namespace, the shell."""
+    secret_ids: frozenset[int] = frozenset()
+    """Ids of texts that must not be written down."""
+    secret_hashes: frozenset[int] = frozenset()
+    """`hash()` of the same texts, in this process: a copy is a secret too."""
+    has_foreign_threads: bool = False
+    """Whether threads of user code ran when the fork was made: a lock that is held may be held by one of them."""
+    labels: dict[int, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        labels = {id(value): label for label, value in self.engine.items()}
+        labels.setdefault(id(vars(builtins)), BUILTINS)
+        object.__setattr__(self, "labels", labels)
+
+    def is_secret(self, text: str | bytes) -> bool:
+        """Return whether `text` must not be written down."""
+        return bool(text) and (id(text) in self.secret_ids or hash(text) in self.secret_hashes)
+
+
+class RecordPickler(cloudpickle.Pickler):
+    """Pickles one node of a linker."""
+
+    def __init__(self, file: io.BytesIO, linker: Linker, node: Node) -> None:
+        super().__init__(file, protocol=5, buffer_callback=self._take_buffer)
+        self._linker = linker
+        self._node = node
+        self._reducers: dict[type, Callable[[Any, RecordPickler], Any] | None] = {}
+        self.environment = linker.environment
+        self._has_secrets = bool(self.environment.secret_ids or self.environment.secret_hashes)
+        self._labels = self.environment.labels
+        self._blob_of: dict[int, int] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return what the stream has in place of an object; None where the object itself is pickled."""
+        cls = type(obj)
+        if cls is str or cls is bytes:
+            return self._text(obj)
+        if cls in _ATOMIC_PASS and id(obj) not in self._linker.tuples:
+            return None
+        label = self._labels.get(id(obj))
+        if label is not None:
+            return label
+        return self._linker.visit(self._node, obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an object is taken apart; `NotImplemented` where pickle, or its class, knows."""
+        cls = type(obj)
+        if issubclass(cls, type):
+            return self._reduce_class(obj)
+        if cls is types.FunctionType:
+            return NotImplemented if is_by_name(obj) else self._reduce_function(obj)
+        name = self._linker.owned_attribute(obj)
+        if name is not None:
+            return rebuild.module_attribute, (cls.__module__, name)
+        try:
+            reducer = self._reducers[cls]
+        except KeyError:
+            reducer = self._reducers[cls] = reducer_of(cls)
+        return NotImplemented if reducer is None else reducer(obj, self)
+
+    def note(self, text: str) -> None:
+        """Say that something about the restored value will be different."""
+        self._node.notes.add(text)
+
+    def is_view(self, base: Any, viewer: Any) -> bool:
+        """Return whether an array has to be stored as a view of `base`."""
+        return self._linker.visit_view(self._node, base, viewer)
+
+    def _text(self, text: str | bytes) -> Any:
+        if self._has_secrets and self.environment.is_secret(text):
+            raise Unsaveable("it holds what getpass returned, which is never written down")
+        if len(text) < _BUFFER_BYTES_MIN:
+            return None
+        number = self._linker.visit(self._node, text)
+        if number is not None:
+            return number
+        if type(text) is bytes and len(text) >= _BLOB_BYTES_MIN:
+            blob = self._blob_of.get(id(text))
+            if blob is None:
+                blob = self._blob_of[id(text)] = len(self._node.blobs)
+                self._node.blobs.append(text)
+            return ("blob", blob)
+        return None
+
+    def _take_buffer(self, buffer: pickle.PickleBuffer) -> bool:
+        view = memoryview(buffer)
+        if view.nbytes < _BUFFER_BYTES_MIN:
+            return True
+        row_bytes = view.nbytes // view.shape[0] if view.shape and view.shape[0] else view.nbytes
+        self._node.buffers.append((buffer.raw(), row_bytes))
+        return False
+
+    def _reduce_class(self, cls: type) -> Any:
+        reduced = cp._class_reduce(cls)  # noqa: SLF001 - there is no public way to extend it
+        if not isinstance(reduced, tuple) or len(reduced) < 6:
+            return reduced
+        return classes.reduce_enum(cls, reduced) if issubclass(cls, enum.Enum) else classes.reduce_class(cls, reduced)
+
+    def _reduce_function(self, made: types.FunctionType) -> Any:
+        space = made.__globals__
+        module = space.get("__name__")
+        globals_: Any = space
+        if id(space) not in self._labels and isinstance(module, str):
+            loaded = sys.modules.get(module)
+            if loaded is not None and vars(loaded) is space and is_importable(loaded):
+                globals_ = _ModuleGlobals(module)
+        state = {
+            "__name__": made.__name__,
+            "__qualname__": made.__qualname__,
+            "__defaults__": made.__defaults__,
+            "__kwdefaults__": made.__kwdefaults__,
+            "__annotations__": made.__annotations__,
+            "__module__": made.__module__,
+            "__doc__": made.__doc__,
+            "__type_params__": made.__type_params__,
+            "__dict__": vars(made),
+        }
+        args = (made.__code__, globals_, made.__name__, made.__closure__)
+        return rebuild.function, args, state, None, None, rebuild.fill_function
+
+
+class _ModuleGlobals:
+    """Stands for the globals of an importable module in a function's arguments."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __reduce__(self) -> Any:
+        return rebuild.module_globals, (self._module,)

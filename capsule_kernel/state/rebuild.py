@@ -1,0 +1,173 @@
+"""Functions that a checkpoint's pickles call when they are loaded: what a reducer takes apart, one of these puts back.
+
+Names and arguments are part of the stored format: they may be added to, but not changed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+
+def module_attribute(module: str, name: str) -> Any:
+    """Return what the module holds under `name`."""
+    return getattr(importlib.import_module(module), name)
+
+
+def module_globals(module: str) -> dict[str, Any]:
+    """Return the globals of an importable module."""
+    return vars(importlib.import_module(module))
+
+
+def imported_module(name: str, submodules: tuple[str, ...]) -> types.ModuleType:
+    """Return a module, with those of its submodules loaded that were."""
+    module = importlib.import_module(name)
+    for submodule in submodules:
+        full = f"{name}.{submodule}"
+        if full not in sys.modules:
+            importlib.import_module(full)
+    return module
+
+
+def dynamic_module(name: str, registered: bool) -> types.ModuleType:
+    """Return an empty module that no file stands behind; `registered` ones can be imported."""
+    module = types.ModuleType(name)
+    if registered:
+        sys.modules[name] = module
+    return module
+
+
+def fill_module(module: types.ModuleType, values: dict[str, Any]) -> None:
+    """Give a dynamic module its content."""
+    vars(module).update(values)
+
+
+def empty_cell() -> types.CellType:
+    """Return a closure's cell without content."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, content: Any) -> None:
+    """Give a cell its content."""
+    cell.cell_contents = content
+
+
+def function(
+    code: types.CodeType, namespace: dict[str, Any], name: str, closure: tuple[types.CellType, ...] | None
+) -> types.FunctionType:
+    """Return a function whose globals are `namespace` itself, so that it sees what is bound there later."""
+    return types.FunctionType(code, namespace, name, None, closure)
+
+
+def fill_function(made: types.FunctionType, state: dict[str, Any]) -> None:
+    """Give a function its attributes."""
+    vars(made).update(state.pop("__dict__"))
+    for name, value in state.items():
+        setattr(made, name, value)
+
+
+def new_class(meta: type, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
+    """Return a class without content, made without the namespace's own metaclasses and `__init_subclass__`."""
+    maker = next(cls for cls in meta.__mro__ if cls.__module__ != "__main__")
+    resolved = types.resolve_bases(bases)
+    if resolved is not bases:
+        namespace["__orig_bases__"] = bases
+    silenced = []
+    for base in {cls: None for given in resolved for cls in given.__mro__}:
+        hook = vars(base).get("__init_subclass__")
+        if hook is not None and base.__module__ == "__main__":
+            silenced.append((base, hook))
+            base.__init_subclass__ = classmethod(_do_nothing)
+    try:
+        made: type = maker.__new__(meta, sys.intern(name), resolved, namespace)
+    finally:
+        for base, hook in silenced:
+            base.__init_subclass__ = hook
+    return made
+
+
+def _do_nothing(_cls: type) -> None:
+    pass
+
+
+def fill_enum(made: Any, state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
+    """Give an enum its methods, and its members what they carry."""
+    attributes, carried = state
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    for name, values in carried.items():
+        vars(made.__members__[name]).update(values)
+
+
+def exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Return an exception without calling its class's own constructor, whose arguments nobody knows any more."""
+    made = cls.__new__(cls, *args)
+    made.args = args
+    return made
+
+
+def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
+    """Give an exception its attributes and the exceptions that led to it."""
+    vars(made).update(state["dict"])
+    made.__cause__ = state["cause"]
+    made.__context__ = state["context"]
+    made.__suppress_context__ = state["suppress"]
+
+
+def method(function: Callable[..., Any], owner: Any) -> types.MethodType:
+    """Return a bound method."""
+    return types.MethodType(function, owner)
+
+
+def array(data: Any, dtype: Any, shape: tuple[int, ...], order: str, writeable: bool) -> Any:
+    """Return an array that owns its memory, with the bytes in `data`."""
+    import numpy as np
+
+    made = np.empty(shape, dtype, order="F" if order == "F" else "C")
+    if made.nbytes:
+        made.ravel(order="K").view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+    made.flags.writeable = writeable
+    return made
+
+
+def view(
+    base: Any, dtype: Any, offset_bytes: int, shape: tuple[int, ...], strides: tuple[int, ...], writeable: bool
+) -> Any:
+    """Return an array on the memory of `base`."""
+    import numpy as np
+
+    made: Any = np.ndarray(shape, dtype, buffer=base, offset=offset_bytes, strides=strides)
+    if made.flags.writeable != writeable:
+        made.flags.writeable = writeable
+    return made
+
+
+def memmap(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[int, ...], order: str) -> Any:
+    """Return an array on a file as it is now."""
+    import numpy as np
+
+    return np.memmap(filename, dtype, "r+" if mode == "w+" else mode, offset, shape, order)  # type: ignore[call-overload]
+
+
+def pandas_references() -> Any:
+    """Return what blocks of data that share memory hold in common (copy-on-write in pandas)."""
+    from pandas._libs.internals import BlockValuesRefs
+
+    return BlockValuesRefs()
+
+
+def pandas_block(values: Any, placement: Any, ndim: int, references: Any) -> Any:
+    """Return a block of data that copies itself before it is written to while others share its memory."""
+    from pandas._libs.internals import BlockPlacement
+    from pandas.core.internals.blocks import new_block
+
+    return new_block(values, placement=BlockPlacement(placement), ndim=ndim, refs=references)
+
+
+def fill_index(index: Any, references: Any) -> None:
+    """Have an index share memory as before."""
+    index._references = references  # noqa: SLF001 - pandas has no public way
+    references.add_index_reference(index)

@@ -1,0 +1,267 @@
+"""How objects are taken apart that pickle and cloudpickle refuse, or take apart wrongly: Python's own types.
+
+A reducer gets the object and the pickler and returns what `__reduce__` would, or raises `Unsaveable`. They are found
+by the type's qualified name, so that nothing is imported for it. They run in a process that ends after the capture.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import re
+import sys
+import types
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from capsule_kernel.state import rebuild, revive
+from capsule_kernel.state.kinds import is_importable
+from capsule_kernel.state.reasons import Unsaveable
+
+if TYPE_CHECKING:
+    from capsule_kernel.state.pickler import RecordPickler
+
+type Reducer = Callable[[Any, RecordPickler], Any]
+
+
+def reducer_of(cls: type) -> Reducer | None:
+    """Return what takes the values of `cls` apart, None where pickle knows."""
+    name = f"{cls.__module__}.{cls.__qualname__}"
+    found = _EXACT.get(name)
+    if found is not None:
+        return found
+    if issubclass(cls, BaseException):
+        return _exception if cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES else None
+    for ancestor in cls.__mro__:
+        reason = _LIVE_ONLY.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
+        if reason is not None:
+            return _refusal(reason)
+    from capsule_kernel.state import arrays, resources
+
+    return arrays.REDUCERS.get(name) or arrays.reducer_of_subclass(cls) or resources.REDUCERS.get(name)
+
+
+def _refusal(reason: str) -> Reducer:
+    def refuse(_obj: Any, _pickler: RecordPickler) -> Any:
+        raise Unsaveable(reason)
+
+    return refuse
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+def _cell(cell: types.CellType, _pickler: RecordPickler) -> Any:
+    try:
+        content = cell.cell_contents
+    except ValueError:
+        return rebuild.empty_cell, ()
+    return rebuild.empty_cell, (), content, None, None, rebuild.fill_cell
+
+
+def _module(module: types.ModuleType, _pickler: RecordPickler) -> Any:
+    name = module.__name__
+    if not is_importable(module):
+        state = {key: value for key, value in vars(module).items() if key != "__builtins__"}
+        registered = sys.modules.get(name) is module
+        return rebuild.dynamic_module, (name, registered), state, None, None, rebuild.fill_module
+    if not hasattr(module, "__path__"):
+        return rebuild.imported_module, (name, ())
+    prefix = name + "."
+    submodules = sorted(
+        full.removeprefix(prefix)
+        for full, loaded in list(sys.modules.items())
+        if full.startswith(prefix)
+        and loaded is not None
+        and not any(part.startswith("_") for part in full.removeprefix(prefix).split("."))
+    )
+    return rebuild.imported_module, (name, tuple(submodules))
+
+
+def _method(method: types.MethodType, _pickler: RecordPickler) -> Any:
+    owner, name = method.__self__, getattr(method.__func__, "__name__", "")
+    if name and getattr(type(owner), name, None) is method.__func__ and name not in getattr(owner, "__dict__", ()):
+        return getattr, (owner, name)
+    return rebuild.method, (method.__func__, owner)
+
+
+def _mappingproxy(proxy: Any, _pickler: RecordPickler) -> Any:
+    target = gc.get_referents(proxy)[0]
+    return types.MappingProxyType, (target,)
+
+
+def _lru_cache(cached: Any, pickler: RecordPickler) -> Any:
+    parameters = cached.cache_parameters()
+    if cached.cache_info().currsize:
+        pickler.note("a cache starts empty")
+    state = {key: value for key, value in vars(cached).items() if key not in {"__wrapped__", "cache_parameters"}}
+    args = (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
+    return revive.lru_cache, args, state, None, None, revive.fill_lru_cache
+
+
+def _typevar(variable: Any, _pickler: RecordPickler) -> Any:
+    import cloudpickle.cloudpickle as cp
+
+    make, args = cp._typevar_reduce(variable)  # noqa: SLF001 - only its random id is unwanted, as with classes
+    return (make, (*args[:-1], None)) if make is cp._make_typevar else (make, args)  # noqa: SLF001 - as above
+
+
+def _exception(error: BaseException, pickler: RecordPickler) -> Any:
+    if error.__traceback__ is not None:
+        pickler.note("an exception comes back without its traceback")
+    cls = type(error)
+    make: Any = rebuild.exception
+    args: Any = (cls, error.args)
+    if issubclass(cls, OSError | ImportError | SyntaxError | UnicodeError | BaseExceptionGroup):
+        # Their constructors keep what they were given in places of their own.
+        reduced: Any = error.__reduce__()
+        make, args = reduced[:2]
+    state = {
+        "dict": vars(error),
+        "cause": error.__cause__,
+        "context": error.__context__,
+        "suppress": error.__suppress_context__,
+    }
+    return make, args, state, None, None, rebuild.fill_exception
+
+
+_PLAIN_EXCEPTION_REDUCES = (
+    BaseException.__reduce__,
+    OSError.__reduce__,
+    ImportError.__reduce__,
+    AttributeError.__reduce__,
+)
+
+
+def _match(match: re.Match[str], _pickler: RecordPickler) -> Any:
+    for how in ("search", "match", "fullmatch"):
+        again = getattr(match.re, how)(match.string, match.pos, match.endpos)
+        if again is not None and again.regs == match.regs:
+            return revive.match, (match.re, how, match.string, match.pos, match.endpos)
+    # One of several, as `finditer` yields them: the same place again, with what follows in sight.
+    again = match.re.match(match.string, match.start(), match.endpos)
+    if again is not None and again.regs == match.regs:
+        return revive.match, (match.re, "match", match.string, match.start(), match.endpos)
+    raise Unsaveable("a match that cannot be found again")
+
+
+# --- weak references --------------------------------------------------------------------------------------------------
+
+
+def _weakref(reference: weakref.ref[Any], _pickler: RecordPickler) -> Any:
+    if reference.__callback__ is not None:
+        raise Unsaveable("a weak reference with a callback")
+    target = reference()
+    return (revive.dead_reference, ()) if target is None else (weakref.ref, (target,))
+
+
+def _weak_values(mapping: Any, _pickler: RecordPickler) -> Any:
+    return revive.weak_values, (dict(mapping),)
+
+
+def _weak_keys(mapping: Any, _pickler: RecordPickler) -> Any:
+    return revive.weak_keys, (list(mapping.items()),)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def _lock(lock: Any, pickler: RecordPickler) -> Any:
+    is_held = lock.locked()
+    if is_held and pickler.environment.has_foreign_threads:
+        raise Unsaveable("a lock that is held, maybe by another thread")
+    return revive.lock, (is_held,)
+
+
+def _rlock(lock: Any, _pickler: RecordPickler) -> Any:
+    found = re.search(r"owner=(\d+) count=(\d+)", repr(lock))
+    count = int(found[2]) if found is not None else 0
+    if count and not lock._is_owned():  # noqa: SLF001 - threading.Condition asks it the same way
+        raise Unsaveable("a lock that another thread holds")
+    return revive.rlock, (count,)
+
+
+def _local(local: Any, _pickler: RecordPickler) -> Any:
+    return revive.thread_local, (type(local), dict(vars(local)))
+
+
+def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
+    items = [queue.get_nowait() for _ in range(queue.qsize())]
+    for item in items:
+        queue.put(item)
+    return revive.simple_queue, (items,)
+
+
+def _thread(thread: Any, _pickler: RecordPickler) -> Any:
+    if thread.ident is not None:
+        raise Unsaveable("a thread that was started")
+    return thread.__reduce_ex__(4)
+
+
+def _context_variable(variable: contextvars.ContextVar[Any], _pickler: RecordPickler) -> Any:
+    nothing: Any = revive.NOTHING
+    default = contextvars.Context().run(variable.get, nothing)
+    try:
+        current = variable.get(nothing)
+    except LookupError:
+        current = nothing
+    return revive.context_variable, (variable.name, default, current)
+
+
+# --- containers that pickle takes apart wrongly -----------------------------------------------------------------------
+
+
+def _memoryview(view: memoryview, _pickler: RecordPickler) -> Any:
+    owner = view.obj
+    if isinstance(owner, bytes | bytearray) and view.nbytes == len(owner) and view.contiguous:
+        return revive.whole_memoryview, (owner, view.format, tuple(view.shape or ()), view.readonly)
+    if view.readonly and isinstance(owner, bytes):
+        return revive.whole_memoryview, (view.tobytes(), view.format, tuple(view.shape or ()), True)
+    raise Unsaveable("a memoryview of a part of another object")
+
+
+def _view_of(make: Callable[[Any], Any]) -> Reducer:
+    def reduce_(view: Any, _pickler: RecordPickler) -> Any:
+        return make, (gc.get_referents(view)[0],)
+
+    return reduce_
+
+
+_EXACT: dict[str, Reducer] = {
+    "builtins.cell": _cell,
+    "builtins.module": _module,
+    "builtins.method": _method,
+    "builtins.mappingproxy": _mappingproxy,
+    "builtins.memoryview": _memoryview,
+    "builtins.dict_keys": _view_of(revive.keys_view),
+    "builtins.dict_values": _view_of(revive.values_view),
+    "builtins.dict_items": _view_of(revive.items_view),
+    "functools._lru_cache_wrapper": _lru_cache,
+    "typing.TypeVar": _typevar,
+    "re.Match": _match,
+    "weakref.ReferenceType": _weakref,
+    "weakref.WeakValueDictionary": _weak_values,
+    "weakref.WeakKeyDictionary": _weak_keys,
+    "_thread.lock": _lock,
+    "_thread.RLock": _rlock,
+    "_thread._local": _local,
+    "_queue.SimpleQueue": _simple_queue,
+    "threading.Thread": _thread,
+    "_contextvars.ContextVar": _context_variable,
+}
+
+_LIVE_ONLY = {
+    "subprocess.Popen": "a child process",
+    "multiprocessing.process.BaseProcess": "a child process",
+    "concurrent.futures.process.ProcessPoolExecutor": "child processes",
+    "multiprocessing.pool.Pool": "child processes",
+    "multiprocessing.shared_memory.SharedMemory": "memory that other processes share",
+    "socket.socket": "a connection",
+    "tempfile._TemporaryFileWrapper": "a temporary file, which is deleted with this process",
+    "tempfile.TemporaryDirectory": "a temporary folder, which is deleted with this process",
+    "tempfile.SpooledTemporaryFile": "a temporary file, which is deleted with this process",
+    "weakref.finalize": "a finalizer registered with this process",
+    "threading.Timer": "a thread",
+    "asyncio.events.AbstractEventLoop": "an event loop",
+}

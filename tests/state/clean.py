@@ -1,0 +1,160 @@
+"""A process that never runs user code and forks others that do: one to take a checkpoint, one to restore it.
+
+Reads one JSON job a line and answers with one JSON line. The process that restores is forked from this one, not from
+the one that took the checkpoint: nothing that the code made, imported or changed is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+import capsule_kernel.state.capture
+import capsule_kernel.state.restore  # noqa: F401 - in every fork, as in a zygote
+from capsule_kernel.state.manifest import About, Entry
+from capsule_kernel.state.store import Store
+from capsule_kernel.state.writer import CheckpointWriter
+
+INTERNALS = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__", "__package__", "internal"})
+SESSION = "session"
+_JOB_SECONDS_MAX = 50
+
+
+def main() -> None:
+    for line in sys.stdin:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(_JOB_SECONDS_MAX)
+            os.close(reading)
+            answer = _answer(json.loads(line))
+            with os.fdopen(writing, "w") as pipe:
+                pipe.write(json.dumps(answer))
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            answer_text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        print(answer_text or json.dumps({"error": f"the process ended with status {status}"}), flush=True)
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+    os.dup2(2, 1)
+    namespace = _new_namespace()
+    try:
+        os.chdir(job["folder"])
+        return take(namespace, job) if job["do"] == "take" else bring_back(namespace, job)
+    except BaseException:  # noqa: BLE001 - the test shows it
+        return {"error": traceback.format_exc()}
+
+
+def _new_namespace() -> dict[str, Any]:
+    module = types.ModuleType("__main__")
+    sys.modules["__main__"] = module
+    return vars(module)
+
+
+def take(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """Run the code, fork, and store what there is then; cells that follow are checkpoints of their own."""
+    from capsule_kernel.state import ambient
+
+    environ_at_start = dict(os.environ)
+    answer: dict[str, Any] = {}
+    for cell in job["cells"]:
+        exec(compile(cell, "<cell>", "exec", dont_inherit=True), namespace)
+        before_fork = ambient.read_before_fork()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                answer = _store(namespace, job, before_fork, environ_at_start)
+            except BaseException:  # noqa: BLE001 - the test shows it
+                answer = {"error": traceback.format_exc()}
+            with os.fdopen(writing, "w") as pipe:
+                pipe.write(json.dumps(answer))
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        answer = json.loads(text) if text else {"error": f"the capture ended with status {status}"}
+        if "error" in answer:
+            break
+    return answer
+
+
+def _store(
+    namespace: dict[str, Any], job: dict[str, Any], before_fork: dict[str, Any], environ_at_start: dict[str, str]
+) -> dict[str, Any]:
+    from capsule_kernel.state.capture import capture
+    from capsule_kernel.state.pickler import Environment
+
+    environment = Environment(
+        engine={"namespace": namespace, "stdout": sys.stdout, "stderr": sys.stderr},
+        secret_hashes=frozenset(hash(text) for text in namespace.get("internal", ())),
+        has_foreign_threads=bool(job.get("has_foreign_threads")),
+    )
+    with Store(Path(job["store"])) as store:
+        known = store.known(SESSION)
+        writer = CheckpointWriter(store, SESSION, known)
+        for item in capture(
+            namespace,
+            environment=environment,
+            internals=INTERNALS,
+            known=known,
+            before_fork=before_fork,
+            environ_at_start=environ_at_start,
+        ):
+            writer.add(item)
+        number = writer.commit(About(session=SESSION, created_ms=0, after_cell=1))
+        manifest = store.manifest(number)
+    return {
+        "id": number,
+        "names": _plain(manifest.captured.names),
+        "extras": _plain(manifest.captured.extras),
+        "changes": manifest.changes,
+        "added_bytes": manifest.added_bytes,
+    }
+
+
+def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """Restore into a namespace where `job["before"]` ran, and run the code that looks at it."""
+    from capsule_kernel.state.restore import restore
+
+    exec(compile(job.get("before", ""), "<before>", "exec", dont_inherit=True), namespace)
+    with Store(Path(job["store"])) as store:
+        listed = store.checkpoints(SESSION)
+        captured = store.manifest(job.get("id") or listed[-1].id).captured
+        result = restore(
+            captured,
+            store,
+            namespace,
+            engine={"namespace": namespace, "stdout": sys.stdout, "stderr": sys.stderr},
+            internals=INTERNALS,
+            mode=job.get("mode", "exact"),
+        )
+    answer: dict[str, Any] = {
+        "names": _plain(result.names),
+        "around": _plain(result.around),
+        "removed": result.removed,
+        "warnings": result.warnings,
+    }
+    exec(compile(job["check"], "<check>", "exec", dont_inherit=True), namespace)
+    return answer
+
+
+def _plain(entries: dict[str, Entry]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"status": entry.status, "reason": entry.reason, "note": entry.note, "size_bytes": entry.size_bytes}
+        for name, entry in entries.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
