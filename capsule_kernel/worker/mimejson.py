@@ -13,6 +13,9 @@ import msgspec
 
 def _plain(value: Any) -> Any:
     """Return something that JSON has in place of `value`."""
+    if isinstance(value, str):
+        # A class derived from it, such as markupsafe's.
+        return str.__str__(value)
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
@@ -23,6 +26,9 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, dict):
         return dict(value)
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        # A scalar of numpy's.
+        return value.item()
     if isinstance(value, set | frozenset | tuple) or hasattr(value, "__iter__"):
         return list(value)
     return repr(value)
@@ -49,4 +55,8 @@ def _cleaned(value: Any) -> Any:
         return {str(key): _cleaned(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_cleaned(item) for item in value]
-    return _cleaned(_plain(value))
+    try:
+        built = msgspec.to_builtins(value, enc_hook=_plain)
+    except (TypeError, ValueError, OverflowError):
+        built = _plain(value)
+    return _cleaned(built)
