@@ -88,6 +88,8 @@ class Reader:
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         decoder = FrameDecoder()
+        # Made once: reading must work when user code has left no memory.
+        buffer = memoryview(bytearray(_READ_BYTES))
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
@@ -104,15 +106,17 @@ class Reader:
                     os.eventfd_read(self._wake_fd)
                     continue
                 try:
-                    data = self._sock.recv(_READ_BYTES)
-                    messages = [decode_to_reader(payload) for payload in decoder.feed(data)]
+                    count = self._sock.recv_into(buffer)
+                    if not count:
+                        # The front is gone, and this process follows by its parent-death signal.
+                        return
+                    for payload in decoder.feed(bytes(buffer[:count])):
+                        self._handle(decode_to_reader(payload))
                 except (OSError, ProtocolError):
                     return
-                if not data:
-                    # The front is gone, and this process follows by its parent-death signal.
-                    return
-                for message in messages:
-                    self._handle(message)
+                except MemoryError:
+                    # That request gets no answer, for which the front has a deadline.
+                    continue
 
     def _publish(self) -> None:
         running = self._cancellation.serial

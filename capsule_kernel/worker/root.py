@@ -14,7 +14,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -46,6 +46,10 @@ from capsule_kernel.worker.shell import text_of
 
 _READ_BYTES = 1 << 18
 _HISTORY_DEADLINE_S = 5.0
+_READ_IN_NEED_BYTES = 1 << 12
+_RESERVE_BYTES = 1 << 20
+_OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
+_OUT_OF_MEMORY_STATUS = 70
 
 
 class Worker:
@@ -60,6 +64,7 @@ class Worker:
         self._main = main
         self._fault = fault_fd
         self._pid = os.getpid()
+        self._reserve = _reserve()
         self._inbox: deque[ToWorker] = deque()
         self._decoder = FrameDecoder()
         self._cancellation = ExecutionCancellation()
@@ -94,6 +99,12 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the front says to leave; then run the exit handlers. Does not return to the zygote's code."""
+        try:
+            self._serve()
+        except MemoryError:
+            self._end_without_memory()
+
+    def _serve(self) -> None:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
         while True:
@@ -192,6 +203,9 @@ class Worker:
             replace_worker=self.kernel.replace_worker,
         )
         self._send_end(done)
+        if self._reserve is None:
+            # Perhaps that cell has let go of something.
+            self._reserve = _reserve()
 
     def _reply(self, message: Execute, result: Any) -> dict[str, Any]:
         """Return the content of the `execute_reply`."""
@@ -241,7 +255,7 @@ class Worker:
         # A cell may await meanwhile: its interrupt must not lose what has been read.
         is_held = self._cancellation.hold()
         try:
-            data = self._main.recv(_READ_BYTES)
+            data = self._receive()
             if not data:
                 self._inbox.append(Shutdown())
                 self._coordinator.ensure_event_loop().remove_reader(self._main)
@@ -249,12 +263,23 @@ class Worker:
                 self._inbox.append(decode_to_worker(payload))
         except InterruptedError:
             return
+        except MemoryError:
+            # What has been read is lost with it.
+            self._end_without_memory()
         finally:
             if is_held:
                 self._cancellation.release()
         self._handle_comms()
         if self._inbox:
             self._coordinator.wake()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._main.recv(_READ_BYTES)
+        except MemoryError:
+            # User code holds all there is. With the reserve the next cell, which may free some, can still run.
+            self._reserve = None
+            return self._main.recv(_READ_IN_NEED_BYTES)
 
     def _handle_comms(self) -> None:
         """Handle comm messages up to the next cell; called on the loop."""
@@ -285,6 +310,10 @@ class Worker:
         self._channel.after_fork_in_child()
         self._side_channel.after_fork_in_child()
 
+    def _end_without_memory(self) -> NoReturn:
+        os.write(self._fault, _OUT_OF_MEMORY)
+        os._exit(_OUT_OF_MEMORY_STATUS)
+
     def _leave_child(self) -> None:
         for stream in self._streams:
             stream.flush()
@@ -299,6 +328,14 @@ class Worker:
         for stream in self._streams:
             stream.flush()
         os._exit(0)
+
+
+def _reserve() -> bytearray | None:
+    """Return memory to let go of when there is no other (address space only: it is never touched)."""
+    try:
+        return bytearray(_RESERVE_BYTES)
+    except MemoryError:
+        return None
 
 
 def _request_of(message: Execute) -> dict[str, Any]:

@@ -125,6 +125,29 @@ def test_running_out_of_memory_is_told(kernel: Client) -> None:
     assert kernel.run("6 * 7").text == "42"
 
 
+@pytest.mark.parametrize("piece_bytes", [2**20, 2**12, 64])
+def test_memory_used_up_to_the_last_piece_ends_in_an_answer_and_no_noise(piece_bytes: int, kernel: Client) -> None:
+    """Small pieces leave nothing for the worker itself: it reads the next cell all the same, or ends and says why."""
+    code = (
+        "import resource\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize() + 40 * 2**20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size, size))\n"
+        "hog = []\n"
+        f"while True: hog.append(bytearray({piece_bytes}))"
+    )
+    cell = kernel.execute(code, timeout_s=30)
+    assert cell.ename == "MemoryError" or "memory" in died(cell).lower()
+    cell.claim("stream")
+    for code in ("1", "hog = None", "2"):
+        cell = kernel.execute(code, timeout_s=30)
+        if cell.status == "error" and cell.ename == "WorkerDied":
+            # A stack that cannot grow is a segmentation fault.
+            assert "memory" in died(cell).lower() or "SIGSEGV" in died(cell)
+        cell.claim("error", "execute_result")
+    # What the idle worker wrote meanwhile would be late output, which the client refuses.
+    assert kernel.run("6 * 7").text == "42"
+
+
 def test_queued_cells_abort_and_later_ones_run(kernel: Client) -> None:
     dying = kernel.start("input()\nimport os\nos._exit(1)", allow_stdin=True)
     queued = [kernel.start("print('must not run')") for _ in range(3)]
