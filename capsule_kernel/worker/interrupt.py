@@ -23,6 +23,7 @@ from capsule_kernel.wire.worker_messages import INTERRUPT_SIGNAL
 
 _SAME_INTERRUPT_S = 0.5
 _COMES_ROUND_S = 0.05
+_ELSEWHERE_S = 0.005
 # What calls all that the loop runs, and what calls that: the loop's own frames.
 _HANDLE_RUN: CodeType = asyncio.events.Handle._run.__code__  # noqa: SLF001 - no public function stands there
 _RUN_ONCE: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # noqa: SLF001 - as above
@@ -51,6 +52,7 @@ class ExecutionCancellation:
         self._asked: tuple[int, int] = (0, 0)
         self._cancelled_threads: set[int] = set()
         self._on_seen: Callable[[int], None] | None = None
+        self._unraisable_hook = sys.unraisablehook
         self.interrupts_task = False
         self.is_cell = False
         self._is_forced = False
@@ -67,6 +69,7 @@ class ExecutionCancellation:
         self._on_seen = on_seen
         signal.signal(signal.SIGINT, self._on_sigint)
         signal.signal(INTERRUPT_SIGNAL, self._on_front_signal)
+        self._unraisable_hook, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
 
     @contextlib.contextmanager
     def cancellable_execution(self, serial: int, *, is_cell: bool = True) -> Iterator[None]:
@@ -105,8 +108,7 @@ class ExecutionCancellation:
     def cancel_execution(self) -> None:
         """Cancel the execution under way as an interrupt does; from any thread."""
         if self._serial:
-            self._is_ours = True
-            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
+            self._repeat(self._serial)
 
     def check_cancelled(self) -> None:
         """Raise `ExecutionCancelled` when the calling thread's work was cancelled; for loops that run in threads."""
@@ -137,13 +139,11 @@ class ExecutionCancellation:
     def _on_front_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self._serial:
             return
-        if self._is_ours:
-            self._is_ours = False
-        elif self._asked[0] == self._serial and self._seen >= self._asked[1]:
-            # The reader thread sent the signal again while the front's own was under way: one interrupt, two signals.
-            # Where it is the next interrupt's and has overtaken its message, that sends it again.
-            return
-        else:
+        if not self._is_ours:
+            if self._asked[0] == self._serial and self._seen >= self._asked[1]:
+                # The reader thread sent the signal again while the front's own was under way: one interrupt, two
+                # signals. Where it is the next interrupt's and has overtaken its message, that sends it again.
+                return
             self._seen += 1
         # Through SIGINT, whose handler user code or a C library may have replaced.
         self._from_front = True
@@ -154,7 +154,9 @@ class ExecutionCancellation:
         now = self._monotonic()
         if not self._serial:
             return
-        if from_front:
+        if from_front and self._is_ours:
+            self._is_ours = is_same = False
+        elif from_front:
             # The front also signals the process group, and Python calls handlers in the order of signal numbers.
             is_same = self._last_raw > self._last_from_front and now - self._last_raw < _SAME_INTERRUPT_S
             self._last_from_front = now
@@ -169,6 +171,17 @@ class ExecutionCancellation:
             return
         self._deliver(frame)
 
+    def _on_unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not self._serial or not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            self._unraisable_hook(unraisable)
+            return
+        # It struck a `__del__` or a weak reference's callback, out of which Python lets nothing; nor out of here.
+        is_sent = False
+        while not is_sent:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._later(_ELSEWHERE_S, self._repeat)
+                is_sent = True
+
     def _deliver(self, frame: FrameType | None) -> None:
         if not self._serial:
             return
@@ -179,6 +192,10 @@ class ExecutionCancellation:
                 # The loop's own code must not be torn apart, nor a task that happens to run: they come round.
                 self.cancel_task()
                 return
+        elif _is_in_loop(frame) and not _is_waiting(frame):
+            # A loop of the cell's own, by `asyncio.run`: to be torn apart no more than ours, but soon elsewhere.
+            self._later(_ELSEWHERE_S, self._repeat)
+            return
         self._is_forced = False
         raise KeyboardInterrupt
 
@@ -190,15 +207,24 @@ class ExecutionCancellation:
         self._task.cancel()
         # `cancel` from a signal handler does not wake the selector.
         self._loop.call_soon_threadsafe(_nothing)
-        timer = threading.Timer(_COMES_ROUND_S, self._force, (self._serial,))
+        self._later(_COMES_ROUND_S, self._force)
+
+    def _later(self, wait_s: float, function: Callable[[int], None]) -> None:
+        timer = threading.Timer(wait_s, function, (self._serial,))
         timer.daemon = True
         timer.start()
+
+    def _repeat(self, serial: int) -> None:
+        """Interrupt once more: it did not strike well."""
+        if self._serial == serial:
+            self._is_ours = True
+            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
 
     def _force(self, serial: int) -> None:
         """Raise in whatever task keeps the loop from coming round."""
         if self._serial == serial and self.interrupts_task:
-            self._is_forced = self._is_ours = True
-            signal.pthread_kill(_main_ident(), INTERRUPT_SIGNAL)
+            self._is_forced = True
+            self._repeat(serial)
 
     def _tell(self) -> None:
         if self._on_seen is not None:
@@ -225,6 +251,18 @@ def _is_in_loop(frame: FrameType | None) -> bool:
         if code.co_filename != _nothing.__code__.co_filename:
             # Not the signal handlers' own frames.
             called = code
+        frame = frame.f_back
+    return False
+
+
+def _is_waiting(frame: FrameType | None) -> bool:
+    """Return whether the innermost loop waits for events, where an exception does no harm."""
+    called: CodeType | None = None
+    while frame is not None and frame.f_code is not _HANDLE_RUN:
+        if frame.f_code is _RUN_ONCE:
+            return called is not None and called.co_name == "select"
+        if frame.f_code.co_filename != _nothing.__code__.co_filename:
+            called = frame.f_code
         frame = frame.f_back
     return False
 

@@ -41,8 +41,16 @@ INTERRUPTIBLE = {
         "asyncio.get_running_loop().call_soon(busy)\n"
         "await asyncio.sleep(60)"
     ),
-    "asyncio.run": "import asyncio; asyncio.run(asyncio.sleep(60))",
-    "anyio.run": "import anyio; anyio.run(anyio.sleep, 60)",
+    "asyncio.run": "import asyncio\nasync def main():\n    running(); await asyncio.sleep(60)\nasyncio.run(main())",
+    "anyio.run": "import anyio\nasync def main():\n    running(); await anyio.sleep(60)\nanyio.run(main)",
+    "a __del__": (
+        "class Slow:\n"
+        "    def __del__(self):\n"
+        "        running()\n"
+        "        while True: pass\n"
+        "Slow()\n"
+        "while True: pass"
+    ),
     "subprocess.run": "import subprocess; subprocess.run(['sleep', '60'])",
     "a lock": "import threading; threading.Event().wait(60)",
     "joining a thread": (
