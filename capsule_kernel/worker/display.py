@@ -6,8 +6,7 @@ Both are IPython's, with the sending put in; contents are Jupyter messaging's `d
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import Token
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,12 @@ from capsule_kernel.errors import OutputTooLarge
 from capsule_kernel.wire.worker_messages import Publish
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.hooks import Hooks, MessageHook
 from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.output import Detour, flush_streams
 
 if TYPE_CHECKING:
     from capsule_kernel.worker.shell import ZMQInteractiveShell
-
-MessageHook = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 class Outlet:
@@ -92,35 +90,6 @@ def _flat(buffer: Any) -> bytes:
     return buffer if isinstance(buffer, bytes) else memoryview(buffer).tobytes()
 
 
-class _Hooks(threading.local):
-    """Message hooks, which belong to the thread that registered them (ipywidgets' Output relies on it)."""
-
-    def __init__(self) -> None:
-        self.hooks: list[MessageHook] = []
-
-
-def _passed(hooks: list[MessageHook], msg_type: str, content: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the content after all hooks, None when one has used the message up."""
-    if not hooks:
-        return content
-    message: dict[str, Any] | None = {
-        "header": {"msg_type": msg_type},
-        "msg_type": msg_type,
-        "parent_header": {},
-        "metadata": {},
-        "content": content,
-        "buffers": [],
-    }
-    for hook in hooks:
-        assert message is not None
-        message = hook(message)
-        if message is None:
-            return None
-    assert message is not None
-    used: dict[str, Any] = message["content"]
-    return used
-
-
 class _Hooked:
     """What publisher and hook have in common: message hooks, and the request that output belongs to."""
 
@@ -128,22 +97,19 @@ class _Hooked:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._thread = _Hooks()
+        self._thread = Hooks()
 
     def register_hook(self, hook: MessageHook) -> None:
         """Have `hook` see each message of this thread; one for which it returns None is not sent."""
-        self._thread.hooks.append(hook)
+        self._thread.register(hook)
 
     def unregister_hook(self, hook: MessageHook) -> bool:
         """Remove `hook`; return whether it was there."""
-        if hook not in self._thread.hooks:
-            return False
-        self._thread.hooks.remove(hook)
-        return True
+        return self._thread.unregister(hook)
 
     @property
     def _hooks(self) -> list[MessageHook]:
-        return self._thread.hooks
+        return self._thread.registered
 
     @property
     def parent_header(self) -> dict[str, Any]:
@@ -156,7 +122,7 @@ class _Hooked:
         self.shell.set_parent(parent)
 
     def _send(self, msg_type: str, content: dict[str, Any], *, buffers: list[bytes] | None = None) -> None:
-        passed = _passed(self._thread.hooks, msg_type, content)
+        passed = self._thread.passed(msg_type, content)
         if passed is not None:
             self.shell.outlet.publish(msg_type, passed, buffers=buffers)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from capsule_kernel.wire.worker_messages import Stream
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.hooks import Hooks, MessageHook
 
 HELD_CHARACTERS = 1 << 18
 """Text that is held at the most, in characters: pieces of this size keep worker, front and client busy together."""
@@ -51,7 +52,8 @@ class OutStream(io.TextIOBase):
         self._held: list[str] = []
         self._held_characters = 0
         self._held_parent = 0
-        self._hooks: list[Callable[[str], str | None]] = []
+        self._hooks = Hooks()
+        self._has_hooks = False
         self._other: OutStream | None = None
         self.detour: Detour | None = None
 
@@ -74,15 +76,17 @@ class OutStream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text)}")
         if not text:
             return 0
-        for hook in self._hooks:
-            hooked = hook(text)
-            if hooked is None:
-                return len(text)
+        length = len(text)
+        if self._has_hooks:
+            content = self._hooks.passed("stream", {"name": self._stream, "text": text})
+            if content is None:
+                return length
+            text = content["text"]
         parent = parents.current()
         detour = self.detour
         if detour is not None and detour.parent == parent:
             detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text)))
-            return len(text)
+            return length
         with self._lock:
             if self._held_parent != parent:
                 self._publish()
@@ -96,7 +100,7 @@ class OutStream(io.TextIOBase):
             self._held_characters += len(text)
             if self._held_characters >= HELD_CHARACTERS or (self._is_by_line and "\n" in text):
                 self._publish()
-        return len(text)
+        return length
 
     def writelines(self, sequence: Iterable[str]) -> None:  # type: ignore[override]
         """Write each of `sequence`."""
@@ -169,16 +173,14 @@ class OutStream(io.TextIOBase):
         if token is not None:
             parents.reset_thread_parent(token)
 
-    def register_hook(self, hook: Callable[[str], str | None]) -> None:
-        """Have `hook` see all text; text for which it returns None is not published."""
-        self._hooks.append(hook)
+    def register_hook(self, hook: MessageHook) -> None:
+        """Have `hook` see what this thread writes, as messages; one for which it returns None is not sent."""
+        self._hooks.register(hook)
+        self._has_hooks = True
 
-    def unregister_hook(self, hook: Callable[[str], str | None]) -> bool:
+    def unregister_hook(self, hook: MessageHook) -> bool:
         """Remove `hook`; return whether it was there."""
-        if hook not in self._hooks:
-            return False
-        self._hooks.remove(hook)
-        return True
+        return self._hooks.unregister(hook)
 
     def after_fork_in_child(self) -> None:
         """Begin anew in a child that user code forked: what is held is the parent's to publish."""
