@@ -28,6 +28,9 @@ Content = Mapping[str, Any] | bytes | None
 Handler = Callable[[Request], Content]
 SlowHandler = Callable[[Request], Awaitable[Content]]
 
+_INVALID = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+"""What a handler raises for a content that is not as the protocol says."""
+
 
 class Dispatch:
     """Takes messages of shell and control."""
@@ -74,12 +77,11 @@ class Dispatch:
         elif msg_type in _COMM_MESSAGES:
             self._comm(request)
         elif (handler := self._handlers.get(msg_type)) is not None:
-            self._iopub.status("busy", parent=request.parent)
-            try:
-                self._reply(request, handler(request))
-            except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
-                self._reply_invalid(request, exc)
-            self._iopub.status("idle", parent=request.parent)
+            with self._iopub.handling(request.parent):
+                try:
+                    self._reply(request, handler(request))
+                except _INVALID as exc:
+                    self._reply_invalid(request, exc)
         elif (slow_handler := self._slow_handlers.get(msg_type)) is not None:
             self._iopub.status("busy", parent=request.parent)
             task = self._loop.create_task(self._handle_slowly(request, slow_handler))
@@ -91,7 +93,7 @@ class Dispatch:
     async def _handle_slowly(self, request: Request, handler: SlowHandler) -> None:
         try:
             self._reply(request, await handler(request))
-        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+        except _INVALID as exc:
             self._reply_invalid(request, exc)
         finally:
             self._iopub.status("idle", parent=request.parent)

@@ -123,9 +123,8 @@ class Executions:
         try:
             content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            self._iopub.status("busy", parent=request.parent)
-            self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
-            self._iopub.status("idle", parent=request.parent)
+            with self._iopub.handling(request.parent):
+                self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
             return
         self._queue.append(_Cell(request=request, content=content))
         self._next()
@@ -161,30 +160,21 @@ class Executions:
     def abort_queued(self) -> None:
         """Answer every queued execute_request with `aborted`."""
         queued, self._queue = self._queue, deque()
+        content, metadata = encode_json({"status": "aborted"}), self._metadata("aborted")
         for cell in queued:
-            parent = cell.request.parent
-            self._iopub.status("busy", parent=parent)
-            self._replies.send(
-                cell.request, "execute_reply", encode_json({"status": "aborted"}), metadata=self._metadata("aborted")
-            )
-            self._iopub.status("idle", parent=parent)
+            with self._iopub.handling(cell.request.parent):
+                self._replies.send(cell.request, "execute_reply", content, metadata=metadata)
         self._on_dequeued()
 
     def fail_queued(self, reason: str) -> None:
         """Answer every queued execute_request with an error: there is no worker to run it."""
         queued, self._queue = self._queue, deque()
+        error = _error_content("NoWorker", f"no worker can be started: {reason}", [])
+        content, metadata = encode_json({"status": "error", **error}), self._metadata("error")
         for cell in queued:
-            parent = cell.request.parent
-            self._iopub.status("busy", parent=parent)
-            content = _error_content("NoWorker", f"no worker can be started: {reason}", [])
-            self._publish_error(content, parent)
-            self._replies.send(
-                cell.request,
-                "execute_reply",
-                encode_json({"status": "error", **content}),
-                metadata=self._metadata("error"),
-            )
-            self._iopub.status("idle", parent=parent)
+            with self._iopub.handling(cell.request.parent):
+                self._publish_error(error, cell.request.parent)
+                self._replies.send(cell.request, "execute_reply", content, metadata=metadata)
         self._on_dequeued()
 
     # --- what the worker in use says ---------------------------------------------------------------------------------

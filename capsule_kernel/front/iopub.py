@@ -5,7 +5,9 @@ Source: Jupyter messaging, "Messages on the IOPub channel"; JEP 65 for the welco
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.front.sockets import Channel
@@ -72,6 +74,15 @@ class IOPub:
             # Front ends and the server's culling take the last state for the kernel's: a completion's idle would call
             # a kernel idle that runs a cell.
             self.publish("status", _STATUS["busy"], parent=self.busy_parent)
+
+    @contextlib.contextmanager
+    def handling(self, parent: bytes) -> Iterator[None]:
+        """Publish busy before the block and idle after it, however it ends."""
+        self.status("busy", parent=parent)
+        try:
+            yield
+        finally:
+            self.status("idle", parent=parent)
 
     def wait_s(self) -> float:
         """Return for how long no more output should be taken from the worker, in seconds; usually 0."""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -91,7 +91,7 @@ class Kernel:
         self._loop = loop
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._is_stopping = False
-        self._stop_signals = 0
+        self._history_tasks: set[asyncio.Task[None]] = set()
         self._usage = Usage()
         self._sockets = Sockets(loop)
         self._requests = Requests()
@@ -240,9 +240,13 @@ class Kernel:
             case Taken():
                 self._inspections.on_taken(message)
             case HistoryQuery(ask=ask, arguments=arguments):
-                self._loop.create_task(self._answer_worker(session, ask, arguments))
+                task = self._loop.create_task(self._answer_worker(session, ask, arguments))
+                self._history_tasks.add(task)
+                task.add_done_callback(self._history_tasks.discard)
             case Ready():
                 return
+            case _:
+                assert_never(message)
 
     def on_worker_text(self, session: Session, name: str, text: str) -> None:
         """See `PoolOwner`."""

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import assert_never
 
 import msgspec
 
@@ -157,6 +158,8 @@ class Zygote:
                 answer = self._completeness.pop(serial, None)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
+            case _:
+                assert_never(message)
 
     def _fail_all(self) -> None:
         if not self.gone.done():

@@ -196,7 +196,7 @@ class CommDelivery:
         """Run the handler of `message` to its end, and report it; what the handler raises is shown."""
         parent, content = message.parent, message.content
         # Kept long after the message, whose buffers may be large.
-        self._shell.note_request(message.serial, lambda: _request(parent, content))
+        self._shell.note_request(message.serial, lambda: parents.message_of(parent, msgspec.json.decode(content)))
         context = self._coordinator.context.copy()
         context.run(parents.set_thread_parent, message.serial)
         try:
@@ -215,7 +215,7 @@ class CommDelivery:
             context.run(self._report, message.serial)
 
     def _dispatch(self, message: Comm) -> None:
-        request = _request(message.parent, message.content)
+        request = parents.message_of(message.parent, msgspec.json.decode(message.content))
         request["buffers"] = [memoryview(buffer) for buffer in message.buffers]
         handler = getattr(_manager[0], message.msg_type)
         handler(None, None, request)
@@ -223,17 +223,3 @@ class CommDelivery:
     def _report(self, serial: int) -> None:
         flush_streams()
         self._channel.send(CommHandled(serial=serial, exiting=bool(self._shell.exit_now)))
-
-
-def _request(parent: bytes, content: bytes) -> dict[str, Any]:
-    """Return a message of a client as libraries expect it, without buffers."""
-    request: dict[str, Any] = msgspec.json.decode(parent)
-    header = request["header"]
-    return {
-        **request,
-        "parent_header": {},
-        "msg_id": header.get("msg_id"),
-        "msg_type": header.get("msg_type"),
-        "content": msgspec.json.decode(content),
-        "buffers": [],
-    }

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from typing import Any
+
+import msgspec
 
 _variable: contextvars.ContextVar[int] = contextvars.ContextVar("capsule_request", default=0)
 _newest = [0]
@@ -29,6 +32,20 @@ def begin(serial: int) -> None:
 def newest() -> int:
     """Return the serial of the newest cell."""
     return _newest[0]
+
+
+def message_of(parent: bytes, content: dict[str, Any]) -> dict[str, Any]:
+    """Return a request as libraries expect to find it; `parent` is its header and metadata as JSON."""
+    request: dict[str, Any] = msgspec.json.decode(parent)
+    header = request["header"]
+    return {
+        **request,
+        "parent_header": {},
+        "msg_id": header.get("msg_id"),
+        "msg_type": header.get("msg_type"),
+        "content": content,
+        "buffers": [],
+    }
 
 
 def set_thread_parent(serial: int) -> contextvars.Token[int]:

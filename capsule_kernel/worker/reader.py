@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from capsule_kernel.errors import ProtocolError
 from capsule_kernel.wire.framing import FrameDecoder
@@ -143,6 +143,8 @@ class Reader:
                 if self._cancellation.serial == serial:
                     self._is_publishing = True
                     self._publish()
+            case _:
+                assert_never(message)
 
     def _answer(self, message: Complete | Inspect) -> dict[str, object]:
         try:

@@ -14,9 +14,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
-
-import msgspec
+from typing import Any, NoReturn, assert_never
 
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
@@ -108,7 +106,7 @@ class Worker:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
         while True:
-            message = self._coordinator.wait(self._inbox)
+            message: ToWorker = self._coordinator.wait(self._inbox)
             match message:
                 case Execute():
                     self._execute(message)
@@ -117,6 +115,8 @@ class Worker:
                     self._coordinator.ensure_event_loop().call_soon(self._handle, message)
                 case Shutdown():
                     self._leave()
+                case _:
+                    assert_never(message)
             if os.getpid() != self._pid:
                 # A child that user code forked has come to the end of its cell.
                 self._leave_child()
@@ -339,19 +339,14 @@ def _reserve() -> bytearray | None:
 
 
 def _request_of(message: Execute) -> dict[str, Any]:
-    request: dict[str, Any] = msgspec.json.decode(message.parent)
-    request["parent_header"] = {}
-    header = request["header"]
-    request["msg_id"], request["msg_type"] = header.get("msg_id"), header.get("msg_type")
-    request["content"] = {
+    content = {
         "code": message.code,
         "silent": message.silent,
         "store_history": message.store_history,
         "user_expressions": message.user_expressions,
         "allow_stdin": message.allow_stdin,
     }
-    request["buffers"] = []
-    return request
+    return parents.message_of(message.parent, content)
 
 
 def _factory(name: str) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
@@ -117,6 +117,8 @@ class Zygote:
                 case IsComplete(serial=serial, code=code):
                     status, indent = self._completeness(code)
                     self.say(Completeness(serial=serial, status=status, indent=indent))
+                case _:
+                    assert_never(message)
         return True
 
     def _completeness(self, code: str) -> tuple[str, str]:

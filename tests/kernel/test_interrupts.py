@@ -44,12 +44,7 @@ INTERRUPTIBLE = {
     "asyncio.run": "import asyncio\nasync def main():\n    running(); await asyncio.sleep(60)\nasyncio.run(main())",
     "anyio.run": "import anyio\nasync def main():\n    running(); await anyio.sleep(60)\nanyio.run(main)",
     "a __del__": (
-        "class Slow:\n"
-        "    def __del__(self):\n"
-        "        running()\n"
-        "        while True: pass\n"
-        "Slow()\n"
-        "while True: pass"
+        "class Slow:\n    def __del__(self):\n        running()\n        while True: pass\nSlow()\nwhile True: pass"
     ),
     "subprocess.run": "import subprocess; subprocess.run(['sleep', '60'])",
     "a lock": "import threading; threading.Event().wait(60)",
