@@ -115,7 +115,9 @@ def test_inspection_sees_the_live_namespace_during(name: str, shared_kernel: Cli
         assert "from the running cell" in reply["data"]["text/plain"]
 
 
-def test_completion_says_that_it_has_nothing_while_the_gil_is_held(kernel: Client) -> None:
+def test_completion_says_that_it_has_nothing_while_the_gil_is_held(start_kernel: KernelStarter) -> None:
+    # The second deadline is for the reader thread that has begun just before the cell's C code took the GIL for good.
+    kernel = start_kernel("--CapsuleKernel.inspect_timeout_ms=2000")
     with busy_in_c(kernel):
         reply = kernel.ask("complete_request", {"code": "live_na", "cursor_pos": 7})
         assert reply["matches"] == []
