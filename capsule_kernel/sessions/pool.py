@@ -237,7 +237,8 @@ class Pool:
                 await session.start(self._zygote, self._worker_options())
         except (WorkerStartError, TimeoutError) as exc:
             self._failed_starts += 1
-            self._last_failure = str(exc) or f"no answer within {self._start_timeout_s:g} s"
+            late = f"no answer within {self._start_timeout_s:g} s"
+            self._last_failure = late if isinstance(exc, TimeoutError) else exc.reason
             if session is self._current:
                 self._current = None
             elif session in self._spares:

@@ -154,6 +154,8 @@ class Session:
         except (WorkerStartError, OSError) as exc:
             self._close()
             self.phase = advance(self.phase, Event.EXIT)
+            if isinstance(exc, WorkerStartError):
+                raise
             raise WorkerStartError(str(exc)) from exc
         zygote.watch_exit(self.pid, self._on_exit_status)
         was_stopped = self.phase is Phase.STOPPING

@@ -31,6 +31,7 @@ from capsule_kernel.wire.worker_messages import (
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 16
+_ENDED = "the process that workers are forked from has ended; the kernel's log says why"
 
 
 class Zygote:
@@ -64,7 +65,7 @@ class Zygote:
         """
         future: asyncio.Future[int] = self._loop.create_future()
         if self.gone.done():
-            future.set_exception(WorkerStartError("the zygote has ended"))
+            future.set_exception(WorkerStartError(_ENDED))
             return future
         self._forks[worker] = future
         try:
@@ -166,7 +167,7 @@ class Zygote:
             self.gone.set_result(None)
         for fork in self._forks.values():
             if not fork.done():
-                fork.set_exception(WorkerStartError("the zygote has ended"))
+                fork.set_exception(WorkerStartError(_ENDED))
         self._forks.clear()
         for answer in self._completeness.values():
             answer.cancel()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from copy import deepcopy
-from typing import Any
 
 from IPython.core.application import (
     ENV_CONFIG_DIRS,
@@ -91,10 +90,6 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         """Put the notebook's folder first."""
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, "")
-
-    def exit(self, exit_status: int | str | None = 0) -> Any:
-        """Do not let a bad configuration end the process: it has been logged."""
-        raise SystemExit(exit_status)
 
 
 def _names_in(folder: str) -> list[str]:
