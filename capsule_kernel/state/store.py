@@ -1,8 +1,8 @@
 """The store of one user: checkpoints of all sessions, in a private folder; several processes may use it at once.
 
-A checkpoint is there when `writer.CheckpointWriter.commit` returned: its packs are on the disk, then one transaction names
-it. Whatever ends this process before that leaves the store as it was. Every part is checked against its name when it
-is read, and every manifest against the user's key.
+A checkpoint is there when `writer.CheckpointWriter.commit` returned: its packs are on the disk, and one transaction
+names it. Whatever ends this process before that leaves the store as it was. Every part is checked against its name when
+it is read, and every manifest against the user's key.
 """
 
 from __future__ import annotations
