@@ -34,6 +34,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compile_cache_size: int = 512
     """How many compiled cells a worker keeps; 0 compiles each time."""
 
+    snapshots: int = 0
+    """How many sleeping snapshots of the worker are kept at most, for `%undo` and for crashes; 0 takes none. Not on by
+    default yet: see the README."""
+
     flush_tick_ms: int = 20
     """Milliseconds after which output that a running cell holds back is asked for the first time."""
 

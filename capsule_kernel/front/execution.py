@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ from capsule_kernel.wire.jupyter import encode_json
 from capsule_kernel.wire.worker_messages import Ask, Done, Execute, InterruptSeen, Publish, Stream, Tick, Unasked
 
 _log = logging.getLogger(__name__)
+_EXECUTED_KEPT = 1024
 
 
 class ExecuteContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +81,7 @@ class Executions:
         on_exit: Callable[[], None],
         on_replace: Callable[[str], None],
         on_retire: Callable[[str], None],
+        on_undo: Callable[[Sequence[int]], Session | None],
         engine: str,
     ) -> None:
         self._iopub = iopub
@@ -95,6 +97,9 @@ class Executions:
         self._on_exit = on_exit
         self._on_replace = on_replace
         self._on_retire = on_retire
+        self._on_undo = on_undo
+        # Serials of the newest cells whose effects the worker holds, for undo.
+        self._executed: deque[int] = deque(maxlen=_EXECUTED_KEPT)
         self._engine = engine
         self._queue: deque[_Cell] = deque()
         self._running: _Running | None = None
@@ -228,6 +233,10 @@ class Executions:
         session.drain_descriptors()
         cell = running.cell
         self._count = message.next_count
+        if message.undo:
+            self._undo(running, message.undo)
+        elif self._stores(cell.content):
+            self._executed.append(message.serial)
         self._end(running, message.content, message.status)
         if self._stores(cell.content) and cell.content.code.strip():
             self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
@@ -240,12 +249,33 @@ class Executions:
             return
         if message.replace_worker:
             self._session = None
+            self._executed.clear()
             self._on_retire("%reset --worker asked for a fresh one")
         self._on_first_done()
         self._next()
 
-    def on_death(self, session: Session, death: Death) -> None:
-        """The worker in use is gone: say what happened, where a cell ran as that cell's error."""
+    def _undo(self, running: _Running, cells: int) -> None:
+        """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
+        undone = list(self._executed)[-cells:]
+        target = self._on_undo(undone) if undone else None
+        if target is None:
+            text = "%undo: there is no snapshot from before that: nothing was changed\n"
+            self._iopub.stream("stderr", text, parent=running.cell.request.parent)
+            return
+        while self._executed and self._executed[-1] > target.serial:
+            self._executed.pop()
+        self._session = None
+        after = f"after cell [{target.count}]" if target.count else "from before the first cell"
+        text = f"back to the state {after}\n"
+        self._iopub.stream("stdout", text, parent=running.cell.request.parent)
+
+    def on_death(self, session: Session, death: Death, heir: Session | None) -> None:
+        """The worker in use is gone: say what happened, where a cell ran as that cell's error.
+
+        `heir` is the snapshot that takes over, None when a worker without state does.
+        """
+        if heir is None:
+            self._executed.clear()
         self._stdin.withdraw(session)
         if self._session is session:
             self._session = None
@@ -253,10 +283,7 @@ class Executions:
         if running is None or running.session is not session:
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
-        evalue = (
-            f"the worker that ran this cell has died: {death.cause}. Its variables are lost; the next cell runs in a "
-            "fresh worker."
-        )
+        evalue = f"the worker that ran this cell has died: {death.cause}. {_what_is_live(heir)}"
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
         if death.fault_trace:
             traceback.append(death.fault_trace.rstrip("\n"))
@@ -343,6 +370,14 @@ class Executions:
     def _resume(self, session: Session) -> None:
         self._is_paused = False
         session.resume()
+
+
+def _what_is_live(heir: Session | None) -> str:
+    if heir is None:
+        return "Its variables are lost; the next cell runs in a fresh worker."
+    if heir.count:
+        return f"The state after cell [{heir.count}] is live again; what ran since then is lost."
+    return "The state from before the first cell is live again; what ran since then is lost."
 
 
 def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:

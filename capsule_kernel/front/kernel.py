@@ -44,6 +44,7 @@ from capsule_kernel.wire.worker_messages import (
     InterruptSeen,
     Publish,
     Ready,
+    SnapshotRefused,
     Stream,
     Taken,
     Unasked,
@@ -111,6 +112,7 @@ class Kernel:
             zygote_options=zygote_options,
             worker_options=self._worker_options,
             spares=settings.spare_workers,
+            snapshots=settings.snapshots,
             start_timeout_ms=settings.worker_start_timeout_ms,
             loop=loop,
         )
@@ -136,6 +138,7 @@ class Kernel:
             on_exit=self.stop,
             on_replace=self._pool.replace,
             on_retire=functools.partial(self._pool.retire, grace_ms=settings.shutdown_grace_ms),
+            on_undo=self._pool.undo,
             engine=wire.session,
         )
         self._dispatch = Dispatch(
@@ -228,6 +231,8 @@ class Kernel:
                 self._executions.on_ask(session, message)
             case Unasked():
                 self._executions.on_unasked(session, message)
+            case SnapshotRefused(reason=reason):
+                _log.info("no snapshot: %s", reason)
             case InterruptSeen():
                 self._executions.on_interrupt_seen(message)
                 self._comms.on_interrupt_seen(message)
@@ -253,12 +258,12 @@ class Kernel:
         handled = None if self._executions.is_busy else self._comms.current
         self._executions.on_descriptor_text(name, text, during=handled)
 
-    def on_worker_death(self, session: Session, death: Death) -> None:
+    def on_worker_death(self, session: Session, death: Death, heir: Session | None) -> None:
         """See `PoolOwner`."""
         _log.info("%r: %s", session, death.cause)
         self._inspections.on_death()
         self._comms.on_death(session, death, self._executions.running)
-        self._executions.on_death(session, death)
+        self._executions.on_death(session, death, heir)
 
     def on_no_worker(self, reason: str) -> None:
         """See `PoolOwner`."""
@@ -362,6 +367,7 @@ class Kernel:
             compile_cache_size=settings.compile_cache_size,
             stream_interval_ms=settings.stream_interval_ms,
             max_output_bytes=settings.max_output_bytes,
+            snapshots=settings.snapshots > 0,
             session_name=os.environ.get("JPY_SESSION_NAME", ""),
             kernel_argv=sys.argv,
             connection_file=self._connection_file,

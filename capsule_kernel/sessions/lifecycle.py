@@ -17,6 +17,8 @@ class Phase(enum.Enum):
     """The zygote was asked for a process."""
     STARTING = "starting"
     """The process exists and runs the profile's start-up files."""
+    SLEEPING = "sleeping"
+    """The process is a snapshot: it waits to be needed."""
     IDLE = "idle"
     """The worker waits for a cell."""
     BUSY = "busy"
@@ -31,6 +33,8 @@ class Event(enum.Enum):
     """What happens to a session."""
 
     FORKED = "forked"
+    BORN = "born"
+    WAKE = "wake"
     READY = "ready"
     EXECUTE = "execute"
     DONE = "done"
@@ -42,6 +46,10 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.FORKING, Event.FORKED): Phase.STARTING,
     (Phase.FORKING, Event.STOP): Phase.STOPPING,
     (Phase.FORKING, Event.EXIT): Phase.DEAD,
+    (Phase.FORKING, Event.BORN): Phase.SLEEPING,
+    (Phase.SLEEPING, Event.WAKE): Phase.STARTING,
+    (Phase.SLEEPING, Event.STOP): Phase.STOPPING,
+    (Phase.SLEEPING, Event.EXIT): Phase.DEAD,
     (Phase.STARTING, Event.READY): Phase.IDLE,
     (Phase.STARTING, Event.STOP): Phase.STOPPING,
     (Phase.STARTING, Event.EXIT): Phase.DEAD,

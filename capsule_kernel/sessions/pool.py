@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from capsule_kernel.errors import WorkerStartError
 from capsule_kernel.sessions.lifecycle import Phase
 from capsule_kernel.sessions.plan import Census, Plan, plan
 from capsule_kernel.sessions.process import SpawnedZygote, signal_group, spawn_zygote
+from capsule_kernel.sessions.ring import Ring
 from capsule_kernel.sessions.session import Death, Interceptor, Session
 from capsule_kernel.sessions.zygote import Zygote
-from capsule_kernel.wire.worker_messages import Completeness, FromWorker, Stream, WorkerOptions, ZygoteOptions
+from capsule_kernel.wire.worker_messages import Born, Completeness, FromWorker, Stream, WorkerOptions, ZygoteOptions
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ class PoolOwner(Protocol):
     def on_worker_text(self, session: Session, name: str, text: str) -> None:
         """Take what user code wrote to descriptor 1 or 2."""
 
-    def on_worker_death(self, session: Session, death: Death) -> None:
-        """Note that the worker in use has ended; another is on its way."""
+    def on_worker_death(self, session: Session, death: Death, heir: Session | None) -> None:
+        """Note that the worker in use has ended: `heir` is the snapshot that takes over, None: a fresh one does."""
 
     def on_no_worker(self, reason: str) -> None:
         """Note that no worker can be started."""
@@ -56,6 +58,7 @@ class Pool:
         start_timeout_ms: int,
         loop: asyncio.AbstractEventLoop,
         interceptors: list[Interceptor] | None = None,
+        snapshots: int = 0,
     ) -> None:
         self._owner = owner
         self._zygote_options = zygote_options
@@ -67,6 +70,9 @@ class Pool:
         self._zygote: Zygote | None = None
         self._current: Session | None = None
         self._spares: list[Session] = []
+        self._ring = Ring(snapshots)
+        self._wanted_heir: Session | None = None
+        self._is_heir_unwanted = False
         self._count = 0
         self._failed_starts = 0
         self._last_failure = ""
@@ -91,6 +97,18 @@ class Pool:
             self._wants_spares = True
             self._carry_out()
 
+    def undo(self, serials: Sequence[int]) -> Session | None:
+        """Go back to the newest snapshot from before the requests `serials`; return it, None if there is none.
+
+        `on_worker_death` follows.
+        """
+        target = self._ring.before(serials)
+        if target is None or self._current is None:
+            return None
+        self._wanted_heir = target
+        self._current.kill("it was undone")
+        return target
+
     def replace(self, cause: str) -> None:
         """End the session in use, whatever it does; `on_worker_death` follows, and another takes its place."""
         if self._current is not None:
@@ -99,10 +117,12 @@ class Pool:
     def retire(self, cause: str, *, grace_ms: int) -> None:
         """As `replace`, but the session in use first runs its exit handlers, for `grace_ms` at the most.
 
-        The next one waits for its end: it may still hold files and ports that the next one needs.
+        The next one waits for its end: it may still hold files and ports that the next one needs. It is a fresh one:
+        snapshots of this one end with it.
         """
         session = self._current
         if session is not None:
+            self._is_heir_unwanted = True
             session.stop(cause)
             self._loop.call_later(grace_ms / 1000, session.kill, cause)
 
@@ -133,7 +153,7 @@ class Pool:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(session.ended), grace_ms / 1000)
             session.kill("the kernel shut down")
-        for spare in self._spares:
+        for spare in (*self._spares, *self._ring.sleepers):
             spare.kill("the kernel shut down")
         groups = [s.pid for s in (session, *self._spares) if s is not None and s.pid]
         for pid in groups:
@@ -177,9 +197,14 @@ class Pool:
             )
         if session is self._current:
             self._current = None
-            self._owner.on_worker_death(session, death)
+            heir = None if self._is_closing else self._take_heir()
+            self._owner.on_worker_death(session, death, heir)
+            if heir is not None:
+                self._current = heir
+                heir.wake(session)
         elif session in self._spares:
             self._spares.remove(session)
+        self._ring.discard(session)
         self._carry_out()
 
     def _log_start(self, session: Session, name: str, text: str) -> None:
@@ -187,6 +212,35 @@ class Pool:
         if name == "stderr" and text not in self._complaints:
             self._complaints.add(text)
             _log.warning("%r, while it started: %s", session, text.rstrip("\n"))
+
+    def on_birth(self, session: Session, born: Born, links: tuple[socket.socket, socket.socket]) -> None:
+        """See `SessionOwner`."""
+        self._count += 1
+        sleeper = Session(self._count, owner=self, interceptors=self._interceptors, loop=self._loop)
+        if self._is_closing or session is not self._current or self._zygote is None:
+            for link in links:
+                link.close()
+            return
+        _log.debug("%r sleeps; the fork took %d µs", sleeper, born.cost_us)
+        if sleeper.adopt(self._zygote, born, links):
+            for dropped in self._ring.add(sleeper):
+                dropped.kill("a newer snapshot took its place")
+
+    def _take_heir(self) -> Session | None:
+        """Return the snapshot that takes over, and drop those that it leaves behind."""
+        heir = self._wanted_heir or self._ring.newest()
+        self._wanted_heir = None
+        if self._is_heir_unwanted:
+            self._is_heir_unwanted = False
+            for sleeper in list(self._ring.sleepers):
+                self._ring.discard(sleeper)
+                sleeper.kill("a fresh worker was asked for")
+            return None
+        if heir is None or heir.phase is not Phase.SLEEPING:
+            return None
+        for newer in self._ring.take(heir):
+            newer.kill("an older snapshot was gone back to")
+        return heir
 
     # --- what is decided ---------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from capsule_kernel.sessions.process import (
 from capsule_kernel.sessions.zygote import Zygote
 from capsule_kernel.wire.worker_messages import (
     INTERRUPT_SIGNAL,
+    Born,
     Comm,
     Done,
     Execute,
@@ -36,6 +37,7 @@ from capsule_kernel.wire.worker_messages import (
     Ready,
     Shutdown,
     ToReader,
+    Wake,
     WorkerOptions,
     decode_from_worker,
     encode,
@@ -46,6 +48,8 @@ _PIPE_READS_AT_ONCE = 64
 _STATUS_DEADLINE_S = 0.5
 _FAULT_BYTES = 1 << 16
 _LINK_BUFFER_BYTES = 1 << 20
+_BIRTH_BYTES = 4096
+_BIRTH_DESCRIPTORS = 2
 
 
 class Death(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +78,9 @@ class SessionOwner(Protocol):
     def on_ready(self, session: Session) -> None:
         """Note that the worker serves."""
 
+    def on_birth(self, session: Session, born: Born, links: tuple[socket.socket, socket.socket]) -> None:
+        """Take a snapshot of `session`: its process, and the front's ends of its links."""
+
     def on_death(self, session: Session, death: Death) -> None:
         """Note that the worker is gone; nothing follows."""
 
@@ -97,6 +104,9 @@ class Session:
         self.phase = Phase.FORKING
         self.pid = 0
         self.was_started = False
+        # As a snapshot: the newest cell whose effects it holds, by its number and by its request.
+        self.count = 0
+        self.serial = 0
         self._owner = owner
         self._interceptors = interceptors
         self._loop = loop
@@ -105,6 +115,7 @@ class Session:
         self._side: Link | None = None
         self._pipes: dict[str, _Capture] = {}
         self._fault_fd = -1
+        self._births: socket.socket | None = None
         self._status: asyncio.Future[int] = loop.create_future()
         self._stop_cause = ""
         self._interrupts = 0
@@ -126,6 +137,8 @@ class Session:
         worker_main.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BUFFER_BYTES)
         out, worker_out = os.pipe()
         err, worker_err = os.pipe()
+        births, worker_births = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._births = births
         self._fault_fd = os.memfd_create("capsule-fault")
         self._main = self._link(main)
         self._side = self._link(side)
@@ -137,11 +150,19 @@ class Session:
             forked = zygote.fork(
                 self.number,
                 msgspec.msgpack.encode(options),
-                [worker_main.fileno(), worker_side.fileno(), worker_out, worker_err, self._fault_fd],
+                [
+                    worker_main.fileno(),
+                    worker_side.fileno(),
+                    worker_out,
+                    worker_err,
+                    self._fault_fd,
+                    worker_births.fileno(),
+                ],
             )
         finally:
             worker_main.close()
             worker_side.close()
+            worker_births.close()
             os.close(worker_out)
             os.close(worker_err)
         try:
@@ -164,9 +185,48 @@ class Session:
         self._side.start()
         for pipe in self._pipes.values():
             pipe.start()
+        self._listen_for_births()
         self._loop.add_reader(self._pidfd, self._on_pidfd)
         if was_stopped:
             signal_process(self._pidfd, signal.SIGKILL)
+
+    def adopt(self, zygote: Zygote, born: Born, links: tuple[socket.socket, socket.socket]) -> bool:
+        """Be the snapshot that was born; return whether it still lives."""
+        main, side = links
+        self._main = self._link(main)
+        self._side = self._link(side)
+        self.pid, self.count, self.serial = born.pid, born.count, born.serial
+        try:
+            self._pidfd = os.pidfd_open(born.pid)
+        except OSError:
+            self._close()
+            self.phase = advance(self.phase, Event.EXIT)
+            return False
+        self.phase = advance(self.phase, Event.BORN)
+        self.was_started = True
+        zygote.watch_exit(self.pid, self._on_exit_status)
+        self._main.start()
+        self._side.start()
+        self._loop.add_reader(self._pidfd, self._on_pidfd)
+        return True
+
+    def wake(self, predecessor: Session) -> None:
+        """Have the snapshot take the place of the worker that it comes from; `on_ready` follows when it serves."""
+        self.phase = advance(self.phase, Event.WAKE)
+        self._pipes, predecessor._pipes = predecessor._pipes, {}
+        self._fault_fd, predecessor._fault_fd = predecessor._fault_fd, -1
+        self._births, predecessor._births = predecessor._births, None
+        for pipe in self._pipes.values():
+            pipe.serve(self)
+        if self._births is not None:
+            self._loop.remove_reader(self._births)
+        self._listen_for_births()
+        if self._fault_fd >= 0:
+            # The file and its offset are shared with the dead worker, whose trace has been read.
+            os.ftruncate(self._fault_fd, 0)
+            os.lseek(self._fault_fd, 0, os.SEEK_SET)
+        assert self._main is not None
+        self._main.send(encode(Wake()))
 
     def execute(self, message: Execute) -> None:
         """Have a cell run; the worker must be idle."""
@@ -305,13 +365,36 @@ class Session:
         for pipe in self._pipes.values():
             pipe.drain()
             pipe.flush()
-        fault = os.pread(self._fault_fd, _FAULT_BYTES, 0).decode(errors="replace")
-        self._close()
+        self._take_births()
+        fault = os.pread(self._fault_fd, _FAULT_BYTES, 0).decode(errors="replace") if self._fault_fd >= 0 else ""
         self.phase = advance(self.phase, Event.EXIT)
         cause = self._stop_cause or describe_status(status)
         self._owner.on_death(self, Death(status=status, cause=cause, fault_trace=fault))
+        # What a snapshot has not taken over.
+        self._close()
         self.kill_group()
         self.ended.set_result(None)
+
+    def _listen_for_births(self) -> None:
+        if self._births is not None:
+            self._births.setblocking(False)
+            self._loop.add_reader(self._births, self._take_births)
+
+    def _take_births(self) -> None:
+        while self._births is not None:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._births, _BIRTH_BYTES, _BIRTH_DESCRIPTORS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self._loop.remove_reader(self._births)
+                self._births.close()
+                self._births = None
+                return
+            main, side = (socket.socket(fileno=descriptor) for descriptor in descriptors)
+            self._owner.on_birth(self, msgspec.msgpack.decode(data, type=Born), (main, side))
 
     def _close(self) -> None:
         for link in (self._main, self._side):
@@ -319,6 +402,10 @@ class Session:
                 link.close()
         for pipe in self._pipes.values():
             pipe.close()
+        if self._births is not None:
+            self._loop.remove_reader(self._births)
+            self._births.close()
+            self._births = None
         for descriptor in (self._pidfd, self._fault_fd):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -343,6 +430,10 @@ class _Capture:
 
     def start(self) -> None:
         self._loop.add_reader(self._descriptor, self._on_readable)
+
+    def serve(self, session: Session) -> None:
+        """Deliver to `session` from now on: it has taken over the descriptor's other end."""
+        self._session = session
 
     def drain(self) -> None:
         """Read until the pipe is empty (bounded: a child may write for ever), and publish."""

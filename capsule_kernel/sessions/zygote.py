@@ -32,6 +32,7 @@ from capsule_kernel.wire.worker_messages import (
 _log = logging.getLogger(__name__)
 _READ_BYTES = 1 << 16
 _ENDED = "the process that workers are forked from has ended; the kernel's log says why"
+_UNCLAIMED_KEPT = 256
 
 
 class Zygote:
@@ -152,7 +153,10 @@ class Zygote:
             case Exited(pid=pid, status=status):
                 on_exit = self._exits.pop(pid, None)
                 if on_exit is None:
+                    # A process that a worker left behind, or a worker whose pid is not known here yet.
                     self._unclaimed_exits[pid] = status
+                    if len(self._unclaimed_exits) > _UNCLAIMED_KEPT:
+                        del self._unclaimed_exits[next(iter(self._unclaimed_exits))]
                 else:
                     on_exit(status)
             case Completeness(serial=serial):

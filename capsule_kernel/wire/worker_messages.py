@@ -64,7 +64,11 @@ class Comm(_Message, frozen=True, kw_only=True, tag=7):
     buffers: list[bytes]
 
 
-ToWorker = Execute | Shutdown | Comm
+class Wake(_Message, frozen=True, kw_only=True, tag=8):
+    """The first message to a sleeping snapshot: be the worker from now on."""
+
+
+ToWorker = Execute | Shutdown | Comm | Wake
 
 # --- front to worker, side link: read by the worker's reader thread --------------------------------------------------
 
@@ -158,6 +162,8 @@ class Done(_Message, frozen=True, kw_only=True, tag=4):
     exiting: bool = False
     keep_kernel: bool = False
     replace_worker: bool = False
+    undo: int = 0
+    """How many cells to go back: the state is that of a snapshot from before them."""
 
 
 class Answer(_Message, frozen=True, kw_only=True, tag=5):
@@ -215,6 +221,24 @@ class HandleWhileBlocked(_Message, frozen=True, kw_only=True, tag=12):
     wanted: bool
 
 
+class SnapshotRefused(_Message, frozen=True, kw_only=True, tag=13):
+    """No snapshot could be taken after cell `count`, for this reason: a crash would lose what ran since."""
+
+    count: int
+    reason: str
+
+
+class Born(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot sleeps; comes with the front's ends of its two links by SCM_RIGHTS, on the descriptor for births."""
+
+    pid: int
+    count: int
+    """Number of the newest cell whose effects it holds, 0 for none."""
+    serial: int
+    cost_us: int
+    """What the fork took the worker, in microseconds."""
+
+
 FromWorker = (
     Ready
     | Stream
@@ -228,11 +252,12 @@ FromWorker = (
     | Unasked
     | CommHandled
     | HandleWhileBlocked
+    | SnapshotRefused
 )
 
 # --- front to zygote and back ---------------------------------------------------------------------------------------
 
-WORKER_DESCRIPTORS = ("main", "side", "stdout", "stderr", "fault")
+WORKER_DESCRIPTORS = ("main", "side", "stdout", "stderr", "fault", "births")
 """What accompanies `Fork` by SCM_RIGHTS, in this order."""
 
 
@@ -298,6 +323,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     session_name: str
     kernel_argv: list[str]
     connection_file: str
+    snapshots: bool = False
+    """Whether to take instant snapshots."""
 
 
 class ZygoteOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,6 +41,11 @@ class Channel:
         """Forget a lock that a thread of the parent may have held."""
         self._lock = threading.Lock()
 
+    def renew(self) -> None:
+        """Belong to this process: it was a snapshot of the one that it comes from."""
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
     def _write(self, frames: bytes) -> None:
         if os.getpid() != self._pid:
             return

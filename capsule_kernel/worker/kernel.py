@@ -76,6 +76,7 @@ class WorkerKernel:
         self.connection_file = connection_file
         self.executor: Executor | None = None
         self.replace_worker = False
+        self.undo = 0
         self.allow_stdin = False
         self.eventloop: Any = None
         self.session = IOPubSession(shell)

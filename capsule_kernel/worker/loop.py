@@ -95,11 +95,18 @@ class EventLoopCoordinator:
             task.add_done_callback(self._queued_tasks.discard)
         return count
 
-    def wait(self, inbox: deque[Any]) -> Any:
-        """Run the loop until something is in `inbox`, and take it. `wake` ends the wait."""
+    def wait(self, inbox: deque[Any], patience_s: float | None = None) -> Any:
+        """Run the loop until something is in `inbox`, and take it; None when nothing came for `patience_s`.
+
+        `wake` ends the wait.
+        """
+        is_over: list[bool] = []
         while not inbox:
+            if is_over:
+                return None
             loop = self.ensure_event_loop()
             self.flush_queue()
+            timer = loop.call_later(patience_s, self._end_patience, is_over) if patience_s is not None else None
             self._is_waiting = True
             try:
                 loop.run_forever()
@@ -110,7 +117,13 @@ class EventLoopCoordinator:
                 continue
             finally:
                 self._is_waiting = False
+                if timer is not None:
+                    timer.cancel()
         return inbox.popleft()
+
+    def _end_patience(self, is_over: list[bool]) -> None:
+        is_over.append(True)
+        self.wake()
 
     def wake(self) -> None:
         """End `wait`; called on the loop."""

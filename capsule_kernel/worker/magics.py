@@ -117,6 +117,21 @@ class KernelMagics(Magics):
             raise UsageError(f"%reset --worker takes no other arguments, got {' '.join(rest)!r}")
         self.shell.kernel.replace_worker = True
 
+    @line_magic
+    def undo(self, line: str) -> None:
+        """Go back to the state before the last cell, or before the last n cells: `%undo`, `%undo 3`.
+
+        The worker gives way to a sleeping snapshot of that moment. Nothing is executed again; what cells did outside of
+        the process (files, children) stays done.
+        """
+        try:
+            count = int(line) if line.strip() else 1
+        except ValueError as exc:
+            raise UsageError(f"%undo takes a number of cells, got {line!r}") from exc
+        if count < 1:
+            raise UsageError(f"%undo takes a number of cells from 1 on, got {count}")
+        self.shell.kernel.undo = count
+
     @cell_magic
     def threaded(self, line: str, cell: str) -> None:
         """Run the cell in a thread, so that the event loop and its tasks go on while it blocks."""

@@ -192,6 +192,14 @@ class OutStream(io.TextIOBase):
         # other processes'.
         self._is_by_line = True
 
+    def renew(self, wake: Callable[[], None]) -> None:
+        """Publish again: this process was a snapshot of the worker, and is the worker now."""
+        self._lock = threading.RLock()
+        self._held = []
+        self._held_characters = 0
+        self._wake = wake
+        self._limit = HELD_CHARACTERS
+
     def _publish(self) -> None:
         message = self.take()
         if message is None or self._channel is None:

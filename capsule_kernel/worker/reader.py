@@ -68,6 +68,25 @@ class Reader:
         # The newest execution that the front has sent a tick for.
         self._ticked = 0
         self._thread: threading.Thread | None = None
+        # Held by the thread while it does anything but wait, and by whoever forks.
+        self._at_work = threading.Lock()
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The thread, as a list."""
+        return [self._thread] if self._thread is not None else []
+
+    def parked(self) -> threading.Lock:
+        """Return the lock under which the thread only waits, and holds no other lock."""
+        return self._at_work
+
+    def renew(self) -> None:
+        """Forget the thread and the event counter of the process that this one is a snapshot of."""
+        self._at_work = threading.Lock()
+        os.close(self._wake_fd)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_publishing = False
+        self._thread = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -96,10 +115,11 @@ class Reader:
         while True:
             ready = poll.poll(self._interval_ms if self._is_publishing or self._comms.has_offers else None)
             if not ready:
-                if self._comms.has_offers:
-                    self._comms.help_out()
-                if self._is_publishing:
-                    self._publish()
+                with self._at_work:
+                    if self._comms.has_offers:
+                        self._comms.help_out()
+                    if self._is_publishing:
+                        self._publish()
                 continue
             for descriptor, _ in ready:
                 if descriptor == self._wake_fd:
@@ -110,8 +130,9 @@ class Reader:
                     if not count:
                         # The front is gone, and this process follows by its parent-death signal.
                         return
-                    for payload in decoder.feed(bytes(buffer[:count])):
-                        self._handle(decode_to_reader(payload))
+                    with self._at_work:
+                        for payload in decoder.feed(bytes(buffer[:count])):
+                            self._handle(decode_to_reader(payload))
                 except (OSError, ProtocolError):
                     return
                 except MemoryError:

@@ -6,16 +6,21 @@ Main thread: user code and its event loop. Reader thread: see `reader`. Nothing 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import faulthandler
 import importlib
 import os
 import random
+import signal
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn, assert_never
 
+from capsule_kernel.state import snapshots
+from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     PROTOCOL_VERSION,
@@ -28,15 +33,17 @@ from capsule_kernel.wire.worker_messages import (
     Ready,
     Shutdown,
     ToWorker,
+    Wake,
     WorkerOptions,
     decode_to_worker,
 )
-from capsule_kernel.worker import output, parents, standin
+from capsule_kernel.worker import output, parents, standin, tracebacks
 from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
+from capsule_kernel.worker.lineage import Lineage, Links, renew_loop
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
 from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.reader import Reader
@@ -48,19 +55,30 @@ _READ_IN_NEED_BYTES = 1 << 12
 _RESERVE_BYTES = 1 << 20
 _OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
 _OUT_OF_MEMORY_STATUS = 70
+_PR_SET_PDEATHSIG = 1
+_WARM_AFTER_S = 0.03
 
 
 class Worker:
     """One worker process, from the fork to its end."""
 
     def __init__(
-        self, *, app: IPKernelApp, options: WorkerOptions, main: socket.socket, side: socket.socket, fault_fd: int
+        self,
+        *,
+        app: IPKernelApp,
+        options: WorkerOptions,
+        main: socket.socket,
+        side: socket.socket,
+        births: socket.socket,
+        fault_fd: int,
+        libc: ctypes.CDLL,
     ) -> None:
         self._app = app
         self._shell = app.shell
         self._options = options
         self._main = main
         self._fault = fault_fd
+        self._libc = libc
         self._pid = os.getpid()
         self._reserve = _reserve()
         self._inbox: deque[ToWorker] = deque()
@@ -77,6 +95,13 @@ class Worker:
             cancellation=self._cancellation,
             coordinator=self._coordinator,
         )
+        self._lineage = Lineage(
+            links=Links(main, side),
+            births=births,
+            is_wanted=options.snapshots,
+            say=self._channel.send,
+        )
+        self._newest: tuple[int, int] = (0, 0)
         self._streams = (output.STDOUT, output.STDERR)
         self._reader = Reader(
             side,
@@ -105,21 +130,38 @@ class Worker:
     def _serve(self) -> None:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
+        if not tracebacks.are_warm():
+            self._coordinator.ensure_event_loop().call_later(_WARM_AFTER_S, self._warm)
         while True:
-            message: ToWorker = self._coordinator.wait(self._inbox)
+            message: ToWorker | None = self._coordinator.wait(self._inbox, self._lineage.patience_s)
+            if message is None:
+                self._take_snapshot()
+                continue
             match message:
                 case Execute():
+                    if self._lineage.is_overdue and self._take_snapshot():
+                        # This is the snapshot, and the cell was the worker's to run.
+                        continue
+                    self._lineage.reap_helper()
+                    begun = time.monotonic()
                     self._execute(message)
+                    self._lineage.note_run(time.monotonic() - begun)
                 case Comm():
                     # It came in one read with the cell before it.
                     self._coordinator.ensure_event_loop().call_soon(self._handle, message)
                 case Shutdown():
                     self._leave()
+                case Wake():
+                    continue
                 case _:
                     assert_never(message)
             if os.getpid() != self._pid:
                 # A child that user code forked has come to the end of its cell.
                 self._leave_child()
+
+    def _warm(self) -> None:
+        if not self._cancellation.serial:
+            tracebacks.warm(self._shell)
 
     def _set_up(self) -> None:
         faulthandler.enable(self._fault, all_threads=True)
@@ -190,6 +232,7 @@ class Worker:
                 content = self._coordinator.context.run(self._reply, message, result)
         else:
             content = self._reply(message, result)
+        self._newest = (shell.execution_count - 1, message.serial)
         done = Done(
             serial=message.serial,
             status=content["status"],
@@ -201,7 +244,9 @@ class Worker:
             exiting=bool(shell.exit_now) or any(p.get("source") == "ask_exit" for p in content["payload"]),
             keep_kernel=bool(shell.keepkernel_on_exit),
             replace_worker=self.kernel.replace_worker,
+            undo=self.kernel.undo,
         )
+        self.kernel.undo = 0
         self._send_end(done)
         if self._reserve is None:
             # Perhaps that cell has let go of something.
@@ -245,6 +290,43 @@ class Worker:
 
     def _is_small(self, message: FromWorker) -> bool:
         return len(getattr(message, "text", "")) < _READ_BYTES
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    def _take_snapshot(self) -> bool:
+        """Fork a snapshot; return whether this process is the snapshot, woken up as the worker."""
+        count, serial = self._newest
+        lock = self._reader.parked()
+        if not lock.acquire(blocking=False):
+            # A completion is under way, for example: it stays due.
+            return False
+        try:
+            role = self._lineage.take(count=count, serial=serial, own_threads=self._reader.threads)
+        finally:
+            lock.release()
+        if role is Role.WORKER:
+            return False
+        self._wake_up()
+        return True
+
+    def _wake_up(self) -> None:
+        """Be the worker: this process was its snapshot until now."""
+        self._pid = os.getpid()
+        zygote = os.getppid()
+        self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != zygote:
+            os._exit(0)
+        self._inbox.clear()
+        self._decoder = FrameDecoder()
+        renew_loop(self._coordinator.ensure_event_loop())
+        self._channel.renew()
+        self._side_channel.renew()
+        self._reader.renew()
+        for stream in self._streams:
+            stream.renew(self._reader.wake_for_output)
+        snapshots.revive_pools()
+        self._reader.start()
+        self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

@@ -31,23 +31,7 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
         except Exception as exc:  # noqa: BLE001 - a module of the user's choice; the worker starts without it
             failures.append(f"cannot preload {name!r}: {type(exc).__name__}: {exc}")
     app.prepare_workers()
-    _format_a_traceback(app)
     # A collection in a fork would copy every page that holds a collectable object.
     gc.freeze()
     gc.enable()
     return app, failures
-
-
-def _format_a_traceback(app: IPKernelApp) -> None:
-    """Format one traceback as IPython does: the first one imports and builds what takes a tenth of a second.
-
-    The front's client needs longer than this to send its first cell, so nobody waits for it.
-    """
-    shell = app.shell
-    source = "def warm(value):\n    return value / 0\nwarm(1)\n"
-    name = shell.compile.cache(source, 0, raw_code=source)
-    try:
-        exec(compile(source, name, "exec"), {})  # noqa: S102 - our own three lines
-    except ZeroDivisionError as exc:
-        shell.InteractiveTB.structured_traceback(type(exc), exc, exc.__traceback__, tb_offset=1)
-    shell.compile.forget(name)

@@ -7,6 +7,7 @@ while it still imports, the parent-death signal does that.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import select
 import signal
@@ -32,12 +33,15 @@ from capsule_kernel.wire.worker_messages import (
     decode_to_zygote,
     encode,
 )
+from capsule_kernel.worker import tracebacks
 
 if TYPE_CHECKING:
     from capsule_kernel.worker.app import IPKernelApp
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _READ_BYTES = 1 << 16
+_WARM_AFTER_MS = 300
 _MAX_DESCRIPTORS = 16 * len(WORKER_DESCRIPTORS)
 
 
@@ -61,6 +65,10 @@ def main(control_fd: int, options_json: str) -> None:
     except BaseException:  # noqa: BLE001 - the process's top: the reason goes where the kernel's log goes
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
+    # From now on the closed socket tells of the front's end, and what workers leave behind can be cleaned up first.
+    libc.prctl(_PR_SET_PDEATHSIG, 0)
+    # Snapshots, and what a dead worker leaves, become this process's children: it reaps them and reports.
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(control, app, libc)
     zygote.say(ZygoteReady(failures=failures))
     zygote.serve()
@@ -75,7 +83,8 @@ class Zygote:
         self._libc = libc
         self._decoder = FrameDecoder()
         self._descriptors: list[int] = []
-        self._pidfds: dict[int, int] = {}
+        self._workers: set[int] = set()
+        self._own: tuple[int, ...] = ()
 
     def say(self, message: FromZygote) -> None:
         """Tell the front something."""
@@ -85,15 +94,26 @@ class Zygote:
         """Serve until the front closes the socket."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
+        # Adopted children have no pidfd here: their ends show as SIGCHLD.
+        ends, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        poll.register(ends, select.POLLIN)
+        self._own = (ends, wakeup)
         try:
             while True:
-                for descriptor, _ in poll.poll():
+                is_time_to_warm = bool(self._workers) and not tracebacks.are_warm()
+                ready = poll.poll(_WARM_AFTER_MS if is_time_to_warm else None)
+                if not ready:
+                    tracebacks.warm(self._app.shell)
+                    gc.freeze()
+                for descriptor, _ in ready:
                     if descriptor == self._control.fileno():
-                        if not self._receive(poll):
+                        if not self._receive():
                             return
                     else:
-                        poll.unregister(descriptor)
-                        self._reap(descriptor)
+                        os.read(ends, _READ_BYTES)
+                        self._reap()
         except OSError:
             # The front is gone in the middle of a message.
             return
@@ -101,7 +121,7 @@ class Zygote:
             self._end_workers()
             os._exit(0)
 
-    def _receive(self, poll: select.poll) -> bool:
+    def _receive(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._control, _READ_BYTES, _MAX_DESCRIPTORS)
         for descriptor in descriptors:
             # Programs that user code starts must not inherit the links. (`recv_fds` ignores MSG_CMSG_CLOEXEC.)
@@ -113,7 +133,7 @@ class Zygote:
             message = decode_to_zygote(payload)
             match message:
                 case Fork():
-                    self._fork(message, poll)
+                    self._fork(message)
                 case IsComplete(serial=serial, code=code):
                     status, indent = self._completeness(code)
                     self.say(Completeness(serial=serial, status=status, indent=indent))
@@ -129,7 +149,7 @@ class Zygote:
             return "unknown", ""
         return status, " " * (spaces or 0) if status == "incomplete" else ""
 
-    def _fork(self, message: Fork, poll: select.poll) -> None:
+    def _fork(self, message: Fork) -> None:
         count = len(WORKER_DESCRIPTORS)
         descriptors, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         try:
@@ -143,9 +163,7 @@ class Zygote:
             os.close(descriptor)
         if pid < 0:
             return
-        pidfd = os.pidfd_open(pid)
-        self._pidfds[pidfd] = pid
-        poll.register(pidfd, select.POLLIN)
+        self._workers.add(pid)
         self.say(Forked(worker=message.worker, pid=pid))
 
     def _become_worker(self, message: Fork, descriptors: list[int]) -> None:
@@ -156,11 +174,13 @@ class Zygote:
                 os._exit(0)
             os.setpgid(0, 0)
             self._control.close()
-            for pidfd in self._pidfds:
-                os.close(pidfd)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in self._own:
+                os.close(descriptor)
             from capsule_kernel.worker.root import Worker  # imported by `prepare`; here for the cycle
 
-            main_fd, side_fd, out_fd, err_fd, fault_fd = descriptors
+            main_fd, side_fd, out_fd, err_fd, fault_fd, births_fd = descriptors
             os.dup2(out_fd, 1)
             os.dup2(err_fd, 2)
             os.close(out_fd)
@@ -171,22 +191,48 @@ class Zygote:
                 options=options,
                 main=socket.socket(fileno=main_fd),
                 side=socket.socket(fileno=side_fd),
+                births=socket.socket(fileno=births_fd),
                 fault_fd=fault_fd,
+                libc=self._libc,
             ).run()
         except BaseException:  # noqa: BLE001 - the worker's top: the reason goes to descriptor 2, which the front reads
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(70)
 
-    def _reap(self, pidfd: int) -> None:
-        pid = self._pidfds.pop(pidfd)
-        os.close(pidfd)
-        _, status = os.waitpid(pid, 0)
-        self.say(Exited(pid=pid, status=status))
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            self._workers.discard(pid)
+            self.say(Exited(pid=pid, status=status))
 
     def _end_workers(self) -> None:
-        for pid in self._pidfds.values():
+        for pid in {*self._workers, *_snapshots()}:
             try:
                 os.killpg(pid, signal.SIGKILL)
             except OSError:
                 continue
+
+
+def _snapshots() -> list[int]:
+    """Return the pids of the children that are forks of this process: snapshots, awake or asleep.
+
+    Other children were adopted: user code has left them running on purpose.
+    """
+    pid = os.getpid()
+    own = _command_line(pid)
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+        return [int(word) for word in file.read().split() if _command_line(int(word)) == own]
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""

@@ -29,6 +29,10 @@ LEGAL = {
     # The end can come at any time.
     "forking exit": "dead",
     "starting exit": "dead",
+    "forking born": "sleeping",
+    "sleeping wake": "starting",
+    "sleeping stop": "stopping",
+    "sleeping exit": "dead",
     "idle exit": "dead",
     "busy exit": "dead",
     "stopping exit": "dead",

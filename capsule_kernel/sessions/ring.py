@@ -1,0 +1,69 @@
+"""Sleeping snapshots, newest last, thinned with age: what undo and crashes go back to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capsule_kernel.sessions.session import Session
+
+
+def thin(count: int, limit: int) -> list[int]:
+    """Return which of `count` snapshots, by age with the newest as 0, are to be dropped so that `limit` are left.
+
+    The newer half stays; of the older half each second one goes first, so that gaps grow with age.
+    """
+    kept = list(range(count))
+    while len(kept) > max(limit, 0):
+        older = kept[(len(kept) + 1) // 2 :]
+        kept.remove(older[0] if older else kept[-1])
+    return [age for age in range(count) if age not in kept]
+
+
+class Ring:
+    """The sleeping snapshots of a kernel."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sleepers: list[Session] = []
+
+    def __repr__(self) -> str:
+        return f"<Ring of {[sleeper.count for sleeper in self._sleepers]}, limit {self._limit}>"
+
+    @property
+    def sleepers(self) -> Sequence[Session]:
+        """All, oldest first."""
+        return self._sleepers
+
+    def add(self, sleeper: Session) -> list[Session]:
+        """Keep a new snapshot; return those that are to be dropped for it."""
+        # One of the same moment is as good as this one, and older ones of that moment are not needed twice.
+        same = [other for other in self._sleepers if other.serial == sleeper.serial]
+        for other in same:
+            self._sleepers.remove(other)
+        self._sleepers.append(sleeper)
+        newest_first = self._sleepers[::-1]
+        dropped = [newest_first[age] for age in thin(len(newest_first), self._limit)]
+        for other in dropped:
+            self._sleepers.remove(other)
+        return [*same, *dropped]
+
+    def discard(self, sleeper: Session) -> None:
+        """Forget one that has ended."""
+        if sleeper in self._sleepers:
+            self._sleepers.remove(sleeper)
+
+    def take(self, sleeper: Session) -> list[Session]:
+        """Take one out to be woken; return the newer ones, whose future it leaves."""
+        at = self._sleepers.index(sleeper)
+        newer = self._sleepers[at + 1 :]
+        del self._sleepers[at:]
+        return newer
+
+    def newest(self) -> Session | None:
+        """Return the newest one."""
+        return self._sleepers[-1] if self._sleepers else None
+
+    def before(self, serials: Sequence[int]) -> Session | None:
+        """Return the newest one from before the oldest of `serials`."""
+        oldest = min(serials, default=0)
+        return next((sleeper for sleeper in reversed(self._sleepers) if sleeper.serial < oldest), None)

@@ -1,0 +1,189 @@
+"""When the worker is forked as a snapshot, and how a snapshot becomes the worker.
+
+A snapshot is due after a moment of idleness, or before a cell once much has run since the newest one: never in the way
+of a burst of small cells. It sleeps on links of its own, whose other ends it has sent to the front.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from capsule_kernel.state import snapshots
+from capsule_kernel.state.snapshots import Role
+from capsule_kernel.wire.framing import FrameDecoder
+from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker
+
+IDLE_S = 0.005
+"""Idleness after which a snapshot is due, in seconds."""
+
+_COSTS_BETWEEN = 50
+_FIRST_COST_S = 0.004
+
+
+class Links(NamedTuple):
+    """The worker's two sockets, whose descriptors a snapshot replaces by its own."""
+
+    main: socket.socket
+    side: socket.socket
+
+
+class Lineage:
+    """Takes the snapshots of a worker."""
+
+    def __init__(
+        self,
+        *,
+        links: Links,
+        births: socket.socket,
+        is_wanted: bool,
+        say: Callable[[SnapshotRefused], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._links = links
+        self._births = births
+        self._is_wanted = is_wanted
+        self._say = say
+        self._monotonic = monotonic
+        self._ran_s = 0.0
+        self._cost_s = _FIRST_COST_S
+        self._is_due = False
+        self._helper = 0
+        self._last_reason = ""
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long to wait for a message before a snapshot is taken; None: none is due."""
+        return IDLE_S if self._is_due and self._is_wanted else None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether so much has run since the newest snapshot that the next cell should wait for one."""
+        return self._is_due and self._is_wanted and self._ran_s > _COSTS_BETWEEN * self._cost_s
+
+    def note_run(self, seconds: float) -> None:
+        """Note that user code has run."""
+        self._ran_s += seconds
+        self._is_due = True
+
+    def reap_helper(self) -> None:
+        """Take the exit status of the last fork's helper, before user code could find it among its children."""
+        if self._helper:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._helper, 0)
+            self._helper = 0
+
+    def take(self, *, count: int, serial: int, own_threads: list[threading.Thread]) -> Role:
+        """Fork a snapshot; returns in the worker, and in the snapshot when it is woken.
+
+        Called on the main thread outside the loop, with the other threads of the worker parked.
+        """
+        self._is_due = False
+        self._ran_s = 0.0
+        self.reap_helper()
+        reason = snapshots.reason_against(own_threads)
+        if reason:
+            self._refuse(count, reason)
+            return Role.WORKER
+        main, own_main = socket.socketpair()
+        side, own_side = socket.socketpair()
+        begun = self._monotonic()
+        try:
+            role, self._helper = snapshots.fork_snapshot()
+            if role is Role.WORKER:
+                self._cost_s = self._monotonic() - begun
+                self._last_reason = ""
+                return role
+            self._sleep(main, side, own_main, own_side, count=count, serial=serial, begun=begun)
+        except OSError as exc:
+            self._refuse(count, f"fork failed: {exc.strerror}")
+            return Role.WORKER
+        finally:
+            for sock in (main, side, own_main, own_side):
+                sock.close()
+        return Role.SNAPSHOT
+
+    def _refuse(self, count: int, reason: str) -> None:
+        if reason != self._last_reason:
+            self._last_reason = reason
+            self._say(SnapshotRefused(count=count, reason=reason))
+
+    def _sleep(
+        self,
+        main: socket.socket,
+        side: socket.socket,
+        own_main: socket.socket,
+        own_side: socket.socket,
+        *,
+        count: int,
+        serial: int,
+        begun: float,
+    ) -> None:
+        """Announce this snapshot and sleep until the front needs it; does not return if it does not."""
+        os.setpgid(0, 0)
+        # The worker's links are its own: here the same descriptors become this process's.
+        os.dup2(own_main.fileno(), self._links.main.fileno(), inheritable=False)
+        os.dup2(own_side.fileno(), self._links.side.fileno(), inheritable=False)
+        cost_us = int((self._monotonic() - begun) * 1e6)
+        born = msgspec.msgpack.encode(Born(pid=os.getpid(), count=count, serial=serial, cost_us=cost_us))
+        try:
+            socket.send_fds(self._births, [born], [main.fileno(), side.fileno()])
+        except OSError:
+            os._exit(0)
+        for sock in (main, side, own_main, own_side):
+            sock.close()
+        self._wait_for_wake()
+        self._is_due = True
+        self._helper = 0
+
+    def _wait_for_wake(self) -> None:
+        decoder = FrameDecoder()
+        sock = self._links.main
+        while True:
+            try:
+                data = sock.recv(4096)
+            except InterruptedError:
+                continue
+            except OSError:
+                os._exit(0)
+            if not data:
+                # The front has dropped this snapshot, or is gone.
+                os._exit(0)
+            if any(isinstance(decode_to_worker(payload), Wake) for payload in decoder.feed(data)):
+                return
+
+
+def renew_loop(loop: Any) -> None:
+    """Give a loop that was inherited by fork a selector and a self-pipe of its own.
+
+    The epoll object is shared with the process that it comes from: what would be unregistered here would be there too.
+    """
+    selector = loop._selector  # noqa: SLF001 - asyncio has no public way
+    fresh = select.epoll()
+    for key in list(selector.get_map().values()):
+        if key.fd == loop._ssock.fileno():  # noqa: SLF001 - as above
+            continue
+        events = (select.EPOLLIN if key.events & 1 else 0) | (select.EPOLLOUT if key.events & 2 else 0)
+        try:
+            fresh.register(key.fd, events)
+        except OSError:
+            # A descriptor that epoll does not take any more: closed, or a file.
+            continue
+    inherited, selector._selector = selector._selector, fresh  # noqa: SLF001 - as above
+    inherited.close()
+    fresh.register(loop._ssock.fileno(), select.EPOLLIN)  # noqa: SLF001 - as above
+    wakes_signals = signal.set_wakeup_fd(-1)
+    had_wakeup = wakes_signals == loop._csock.fileno()  # noqa: SLF001 - as above
+    loop._close_self_pipe()  # noqa: SLF001 - as above
+    loop._make_self_pipe()  # noqa: SLF001 - as above
+    if had_wakeup:
+        signal.set_wakeup_fd(loop._csock.fileno())  # noqa: SLF001 - as above

@@ -1,0 +1,148 @@
+"""Instant snapshots: what a crash gives back and `%undo` goes back to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .exchange import DEADLINE_S
+
+if TYPE_CHECKING:
+    from tests.kernel.client import Client
+    from tests.kernel.starter import KernelStarter
+
+CRASHES = {
+    "os._exit": "import os; os._exit(3)",
+    "SIGKILL": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "segfault": "import ctypes; ctypes.string_at(0)",
+}
+
+
+@pytest.fixture
+def kernel_with_snapshots(start_kernel: KernelStarter) -> Client:
+    return start_kernel("--debug", "--CapsuleKernel.snapshots=4")
+
+
+SLEEPS = "sleeps; the fork took"
+REFUSED = "no snapshot:"
+
+
+def run_and_wait_for_snapshot(kernel: Client, code: str, *, sign: str = SLEEPS) -> None:
+    """Run a cell and wait until the kernel's log says that a snapshot holds its effects, or (`REFUSED`) cannot."""
+    before = kernel.process.log().count(sign)
+    kernel.run(code)
+    wait_for(kernel, sign, before + 1)
+
+
+def wait_for(kernel: Client, sign: str, count: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while kernel.process.log().count(sign) < count:
+        assert time.monotonic() < deadline, f"not {count} times {sign!r} in the log: {kernel.process.log()}"
+        kernel.pass_time(0.02)
+
+
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_crash_gives_back_the_state_before_the_cell(kernel_with_snapshots: Client, how: str) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(
+        kernel, "import random; kept = [1]; also = kept; numbers = iter(range(9)); _ = next(numbers)"
+    )
+    cell = kernel.execute(CRASHES[how])
+    assert cell.ename == "WorkerDied"
+    assert "state after cell [1] is live again" in cell.error["evalue"]
+    assert kernel.evaluate("kept is also, kept, next(numbers)") == "(True, [1], 1)"
+
+
+def test_open_files_have_their_offset_after_a_crash(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(
+        kernel,
+        "import os, tempfile\nfile = tempfile.TemporaryFile('w+')\nfile.write('abcdef'); file.flush()\n"
+        "_ = os.lseek(file.fileno(), 2, os.SEEK_SET)",
+    )
+    kernel.execute("os.lseek(file.fileno(), 5, os.SEEK_SET); os._exit(1)").claim("error")
+    assert kernel.evaluate("os.lseek(file.fileno(), 0, os.SEEK_CUR)") == "2"
+
+
+def test_random_streams_go_on_after_a_crash(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import random; random.seed(7); first = random.random()")
+    kernel.execute(CRASHES["os._exit"]).claim("error")
+    assert kernel.evaluate("random.random() == [random.seed(7), random.random(), random.random()][2]") == "True"
+
+
+def test_undo_goes_back_a_cell_and_executes_nothing_again(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "value = 'old'; runs = []")
+    run_and_wait_for_snapshot(kernel, "value = 'new'; runs.append(1); extra = 1")
+    assert "back to the state after cell [1]" in kernel.run("%undo").stdout
+    assert kernel.evaluate("value, runs, 'extra' in globals()") == "('old', [], False)"
+
+
+def test_undo_several_cells(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    for number in range(3):
+        run_and_wait_for_snapshot(kernel, f"value = {number}")
+    kernel.run("%undo 2").claim("stream")
+    assert kernel.evaluate("value") == "0"
+
+
+def test_undo_without_a_snapshot_says_so(kernel_with_snapshots: Client) -> None:
+    cell = kernel_with_snapshots.run("%undo 5")
+    assert "nothing was changed" in cell.stderr
+
+
+def test_loop_tasks_completion_and_interrupts_work_after_a_takeover(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import asyncio, time; remarkable_name = 1")
+    kernel.execute(CRASHES["SIGKILL"]).claim("error")
+    assert kernel.run("await asyncio.sleep(0.01, 'awaited')").text == "'awaited'"
+    cell = kernel.start("print('running', flush=True); time.sleep(60)")
+    cell.wait_stream("running\n")
+    kernel.interrupt()
+    assert cell.wait().ename == "KeyboardInterrupt"
+    assert kernel.run("print('still here')").stdout == "still here\n"
+
+
+def test_a_snapshot_that_took_over_is_protected_as_well(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "value = 1")
+    for _ in range(3):
+        before = kernel.process.log().count(SLEEPS)
+        kernel.execute(CRASHES["os._exit"]).claim("error")
+        wait_for(kernel, SLEEPS, before + 1)
+        assert kernel.evaluate("value") == "1"
+
+
+def test_user_code_does_not_find_snapshots_among_its_children(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import os")
+    code = "try:\n    os.wait()\nexcept ChildProcessError:\n    print('no children')"
+    assert kernel.run(code).stdout == "no children\n"
+
+
+def test_another_thread_stands_in_the_way_and_a_crash_then_loses(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import threading, os; stop = threading.Event(); value = 1")
+    run_and_wait_for_snapshot(kernel, "threading.Thread(target=stop.wait).start(); value = 2", sign=REFUSED)
+    kernel.execute(CRASHES["os._exit"]).claim("error")
+    assert kernel.evaluate("value") == "1"
+
+
+def test_reset_worker_starts_without_state(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "value = 1")
+    kernel.run("%reset --worker")
+    assert kernel.evaluate("'value' in globals()") == "False"
+
+
+def test_nothing_is_left_of_snapshots_when_the_front_is_killed(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    for number in range(3):
+        run_and_wait_for_snapshot(kernel, f"value = {number}")
+    os.kill(kernel.process.pid, signal.SIGKILL)
+    kernel.process.wait_exit()
