@@ -121,6 +121,7 @@ class Recorder:
     on_worker_message = on_message
     on_worker_text = on_descriptor_text
     on_worker_ready = on_ready
+
     def on_worker_death(self, session: Session, death: Death, heir: Session | None) -> None:  # noqa: ARG002 - PoolOwner's
         self.on_death(session, death)
 
