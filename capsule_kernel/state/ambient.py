@@ -144,17 +144,23 @@ def _set_pandas_options(config: Any, value: dict[str, Any]) -> None:
 
 def _figures(helpers: Any) -> Any:
     managers = helpers.Gcf.get_all_fig_managers()
-    active = helpers.Gcf.get_active()
-    if not managers:
-        return NOTHING
-    return [manager.canvas.figure for manager in managers], None if active is None else active.num
+    return [(manager.num, manager.canvas.figure) for manager in managers] or NOTHING
 
 
-def _set_figures(helpers: Any, value: tuple[list[Any], int | None]) -> None:
-    # Loading a figure that pyplot managed gives it back to pyplot (`Figure.__setstate__`).
-    manager = None if value[1] is None else helpers.Gcf.figs.get(value[1])
-    if manager is not None:
-        helpers.Gcf.set_active(manager)
+def _set_figures(helpers: Any, value: list[tuple[Any, Any]]) -> None:
+    # Loading a figure that pyplot managed gives it back to pyplot, but under a new number (`Figure.__setstate__`).
+    managers = [(number, figure.canvas.manager) for number, figure in value]
+    for _, manager in managers:
+        helpers.Gcf.figs.pop(manager.num, None)
+    for number, manager in managers:
+        manager.num = number
+        figure = manager.canvas.figure
+        if hasattr(figure, "_number"):
+            # Its public setter warns: nobody but pyplot is to set it.
+            figure._number = number  # noqa: SLF001 - as above
+        # The last one is the current one.
+        helpers.Gcf.figs[number] = manager
+        helpers.Gcf.figs.move_to_end(number)
 
 
 PIECES: dict[str, Piece] = {

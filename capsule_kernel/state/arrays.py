@@ -99,6 +99,13 @@ def _block(block: Any, _pickler: RecordPickler) -> Any:
     return rebuild.pandas_block, (values, placement, ndim, references)
 
 
+def _series_manager(manager: Any, _pickler: RecordPickler) -> Any:
+    block = manager.blocks[0]
+    if not getattr(block, "refs", None) or not block.refs.has_reference():
+        return NotImplemented
+    return rebuild.pandas_series_manager, (block, manager.axes[0])
+
+
 def _references(_references: Any, _pickler: RecordPickler) -> Any:
     return rebuild.pandas_references, ()
 
@@ -113,7 +120,7 @@ def _index(index: Any, _pickler: RecordPickler) -> Any:
 
 def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None:
     """Return the reducer that a class of pandas inherits."""
-    if not cls.__module__.startswith("pandas."):
+    if cls.__module__.partition(".")[0] != "pandas":
         return None
     internals = sys.modules.get("pandas._libs.internals")
     if internals is not None and issubclass(cls, internals.Block):
@@ -128,4 +135,5 @@ REDUCERS: dict[str, Callable[[Any, RecordPickler], Any]] = {
     "numpy.ndarray": _ndarray,
     "numpy.memmap": _memmap,
     "pandas._libs.internals.BlockValuesRefs": _references,
+    "pandas.core.internals.managers.SingleBlockManager": _series_manager,
 }

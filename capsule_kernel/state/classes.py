@@ -17,7 +17,7 @@ _MEMBER_OWN = frozenset({"_name_", "_value_", "__objclass__", "_sort_order_"})
 
 def reduce_class(cls: type, reduced: tuple[Any, ...]) -> Any:
     """Return how to make `cls` again, from what cloudpickle says."""
-    meta, name, bases, namespace, _, _ = reduced[1]
+    meta, name, _, namespace, _, _ = reduced[1]
     (state, _), setter = reduced[2], reduced[5]
     state = {
         key: value
@@ -25,9 +25,10 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> Any:
         if not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
     }
     namespace = dict(namespace)
-    if "__slots__" in vars(cls):
-        namespace["__slots__"] = vars(cls)["__slots__"]
-    return rebuild.new_class, (meta, name, bases, namespace), (state, {}), None, None, setter
+    for early in ("__slots__", "__orig_bases__"):
+        if early in vars(cls):
+            namespace[early] = vars(cls)[early]
+    return rebuild.new_class, (meta, name, cls.__bases__, namespace), (state, {}), None, None, setter
 
 
 def reduce_enum(cls: type[enum.Enum], reduced: tuple[Any, ...]) -> Any:

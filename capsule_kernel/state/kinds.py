@@ -21,7 +21,7 @@ import cloudpickle.cloudpickle as cp
 ATOMIC: frozenset[type] = frozenset(
     {
         *(type(None), bool, int, float, complex, range, slice, type(...), type(NotImplemented)),
-        *(types.CodeType, types.ModuleType, types.BuiltinFunctionType, types.WrapperDescriptorType),
+        *(types.CodeType, types.BuiltinFunctionType, types.WrapperDescriptorType),
         *(types.MethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType),
         *(dt.date, dt.time, dt.datetime, dt.timedelta, dt.timezone),
         *(decimal.Decimal, fractions.Fraction, uuid.UUID, re.Pattern),
@@ -41,7 +41,7 @@ class Kind(enum.IntEnum):
     TUPLE = 2
     """No identity to keep, but what is in it has one."""
     CODE = 3
-    """Classes and functions: like an object where they belong to the namespace, by name where a module has them."""
+    """Classes, functions and modules: objects where they belong to the namespace, else by the name they have."""
     OBJECT = 4
     """Identity matters: shared by two names, it has to be shared after a restore."""
 
@@ -54,7 +54,7 @@ def kind_of(cls: type) -> Kind:
         return Kind.TEXT
     if cls is tuple or cls is frozenset:
         return Kind.TUPLE
-    if cls is types.FunctionType or issubclass(cls, type):
+    if cls is types.FunctionType or issubclass(cls, type | types.ModuleType):
         return Kind.CODE
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(cls, numpy.generic | numpy.dtype):
@@ -63,7 +63,9 @@ def kind_of(cls: type) -> Kind:
 
 
 def is_by_name(value: Any) -> bool:
-    """Return whether a class or function is found in an importable module under its own name."""
+    """Return whether a module can be imported, a class or function is found in one under its own name."""
+    if isinstance(value, types.ModuleType):
+        return is_importable(value)
     found = cp._lookup_module_and_qualname(value)  # noqa: SLF001 - the rule that cloudpickle's reducers follow
     return found is not None and is_importable(found[0])
 

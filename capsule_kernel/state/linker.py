@@ -16,9 +16,13 @@ from typing import Any
 from capsule_kernel.state.components import components
 from capsule_kernel.state.kinds import Kind, is_by_name, kind_of, owned_by_module
 from capsule_kernel.state.pickler import Environment, RecordPickler
-from capsule_kernel.state.reasons import reason_of
+from capsule_kernel.state.reasons import TOO_DEEP, reason_of
 
 _LONG_TEXT = 4096
+_CUT_EVERY = 100
+_CUTS_MAX = 200
+"""How often what is nested too deeply is cut into nodes: an object whose state never ends must not keep us for ever."""
+
 _SHARED_MAX = 64
 """Nodes that share more objects than this are one: many small records would cost more than storing both again."""
 
@@ -59,6 +63,7 @@ class Linker:
         self._dirty: dict[Node, None] = {}
         self._shared: dict[tuple[Node, Node], list[int]] = {}
         self._atoms: dict[int, Node] = {}
+        self._cuts = 0
         self.tuples: set[int] = set()
         """Ids of the tuples that names are bound to."""
 
@@ -151,11 +156,22 @@ class Linker:
             RecordPickler(file, self, node).dump(tuple(node.objects))
         except Exception as exc:  # noqa: BLE001 - pickling runs any object's code: the name is reported, the rest goes on
             node.failure = reason_of(exc)
+            owned = node.owned
             for part in (node.buffers, node.blobs, node.references):
                 part.clear()
             self._release(node)
+            if node.failure == TOO_DEEP:
+                self._cut(node, owned)
             return
         node.stream = file.getvalue()
+
+    def _cut(self, node: Node, owned: list[int]) -> None:
+        """Make nodes of some of the objects on the way to where pickling ended."""
+        if self._cuts < _CUTS_MAX and len(owned) > _CUT_EVERY:
+            self._cuts += 1
+            for identity in owned[_CUT_EVERY::_CUT_EVERY]:
+                self._promote(identity, self._alive[identity])
+            self._dirty[node] = None
 
     def _release(self, node: Node) -> None:
         for identity in node.owned:

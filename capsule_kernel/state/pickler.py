@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import enum
+import gc
 import io
 import pickle
 import sys
@@ -140,13 +141,7 @@ class RecordPickler(cloudpickle.Pickler):
         return classes.reduce_enum(cls, reduced) if issubclass(cls, enum.Enum) else classes.reduce_class(cls, reduced)
 
     def _reduce_function(self, made: types.FunctionType) -> Any:
-        space = made.__globals__
-        module = space.get("__name__")
-        globals_: Any = space
-        if id(space) not in self._labels and isinstance(module, str):
-            loaded = sys.modules.get(module)
-            if loaded is not None and vars(loaded) is space and is_importable(loaded):
-                globals_ = _ModuleGlobals(module)
+        globals_ = self._globals_of(made.__globals__)
         state = {
             "__name__": made.__name__,
             "__qualname__": made.__qualname__,
@@ -161,12 +156,29 @@ class RecordPickler(cloudpickle.Pickler):
         args = (made.__code__, globals_, made.__name__, made.__closure__)
         return rebuild.function, args, state, None, None, rebuild.fill_function
 
+    def _globals_of(self, space: dict[str, Any]) -> Any:
+        """Return what stands for a function's globals: a dict of its own has its own place in the checkpoint."""
+        if id(space) in self._labels:
+            return space
+        module = sys.modules.get(space.get("__name__", ""))
+        if module is None or vars(module) is not space:
+            module = next((found for found in gc.get_referrers(space) if _is_module_of(found, space)), None)
+        if module is None:
+            return space
+        return _ModuleGlobals(module)
+
+
+def _is_module_of(found: Any, space: dict[str, Any]) -> bool:
+    return isinstance(found, types.ModuleType) and vars(found) is space
+
 
 class _ModuleGlobals:
-    """Stands for the globals of an importable module in a function's arguments."""
+    """Stands for the globals of a module in a function's arguments."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: types.ModuleType) -> None:
         self._module = module
 
     def __reduce__(self) -> Any:
-        return rebuild.module_globals, (self._module,)
+        if is_importable(self._module):
+            return rebuild.module_globals, (self._module.__name__,)
+        return rebuild.globals_of, (self._module,)

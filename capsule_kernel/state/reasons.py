@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 
+TOO_DEEP = "nested too deeply"
+
 
 class Unsaveable(Exception):
     """A value that lives in this process only; the text says why."""
@@ -15,7 +17,7 @@ def reason_of(exc: BaseException) -> str:
         return str(exc)
     cause = exc.__cause__
     if isinstance(exc, RecursionError) or isinstance(cause, RecursionError):
-        return "nested too deeply"
+        return TOO_DEEP
     if isinstance(exc, MemoryError):
         return "not enough memory to write it down"
     try:

@@ -32,6 +32,11 @@ def imported_module(name: str, submodules: tuple[str, ...]) -> types.ModuleType:
     return module
 
 
+def globals_of(module: types.ModuleType) -> dict[str, Any]:
+    """Return the globals of a dynamic module."""
+    return vars(module)
+
+
 def dynamic_module(name: str, registered: bool) -> types.ModuleType:
     """Return an empty module that no file stands behind; `registered` ones can be imported."""
     module = types.ModuleType(name)
@@ -50,9 +55,14 @@ def empty_cell() -> types.CellType:
     return types.CellType()
 
 
-def fill_cell(cell: types.CellType, content: Any) -> None:
+def fill_cell(cell: types.CellType, content: tuple[Any]) -> None:
     """Give a cell its content."""
-    cell.cell_contents = content
+    cell.cell_contents = content[0]
+
+
+def code(*args: Any) -> types.CodeType:
+    """Return a code object of this version of Python."""
+    return types.CodeType(*args)
 
 
 def function(
@@ -69,24 +79,27 @@ def fill_function(made: types.FunctionType, state: dict[str, Any]) -> None:
         setattr(made, name, value)
 
 
-def new_class(meta: type, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> type:
+def new_class(meta: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
     """Return a class without content, made without the namespace's own metaclasses and `__init_subclass__`."""
-    maker = next(cls for cls in meta.__mro__ if cls.__module__ != "__main__")
-    resolved = types.resolve_bases(bases)
-    if resolved is not bases:
-        namespace["__orig_bases__"] = bases
+    # That of TypedDict makes only what is written as a class statement; what it adds is part of the content.
+    foreign = (cls for cls in meta.__mro__ if (cls.__module__, cls.__name__) not in _STATEMENT_ONLY)
+    maker = next(cls for cls in foreign if cls.__module__ != "__main__")
     silenced = []
-    for base in {cls: None for given in resolved for cls in given.__mro__}:
+    ancestors: dict[Any, None] = {cls: None for given in bases for cls in given.__mro__}
+    for base in ancestors:
         hook = vars(base).get("__init_subclass__")
         if hook is not None and base.__module__ == "__main__":
             silenced.append((base, hook))
             base.__init_subclass__ = classmethod(_do_nothing)
     try:
-        made: type = maker.__new__(meta, sys.intern(name), resolved, namespace)
+        made: type = maker.__new__(meta, sys.intern(name), bases, namespace)
     finally:
         for base, hook in silenced:
             base.__init_subclass__ = hook
     return made
+
+
+_STATEMENT_ONLY = frozenset({("typing", "_TypedDictMeta"), ("typing_extensions", "_TypedDictMeta")})
 
 
 def _do_nothing(_cls: type) -> None:
@@ -165,6 +178,13 @@ def pandas_block(values: Any, placement: Any, ndim: int, references: Any) -> Any
     from pandas.core.internals.blocks import new_block
 
     return new_block(values, placement=BlockPlacement(placement), ndim=ndim, refs=references)
+
+
+def pandas_series_manager(block: Any, axis: Any) -> Any:
+    """Return the manager of a series' only block."""
+    from pandas.core.internals.managers import SingleBlockManager
+
+    return SingleBlockManager(block, axis)
 
 
 def fill_index(index: Any, references: Any) -> None:

@@ -7,6 +7,7 @@ by the type's qualified name, so that nothing is imported for it. They run in a 
 from __future__ import annotations
 
 import contextvars
+import copyreg
 import gc
 import re
 import sys
@@ -31,6 +32,14 @@ def reducer_of(cls: type) -> Reducer | None:
     found = _EXACT.get(name)
     if found is not None:
         return found
+    if issubclass(cls, types.ModuleType):
+        return _module
+    if cls.__module__ == "__main__" and (
+        cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
+    ):
+        own = _own_reduce
+        if not issubclass(cls, BaseException) or cls.__reduce__ not in _PLAIN_EXCEPTION_REDUCES:
+            return own
     if issubclass(cls, BaseException):
         return _exception if cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES else None
     for ancestor in cls.__mro__:
@@ -52,12 +61,22 @@ def _refusal(reason: str) -> Reducer:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
+def _code(code: types.CodeType, _pickler: RecordPickler) -> Any:
+    # cloudpickle's own leaves the file name out, which tracebacks and debuggers need.
+    return rebuild.code, (
+        *(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_nlocals, code.co_stacksize),
+        *(code.co_flags, code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_filename),
+        *(code.co_name, code.co_qualname, code.co_firstlineno, code.co_linetable, code.co_exceptiontable),
+        *(code.co_freevars, code.co_cellvars),
+    )
+
+
 def _cell(cell: types.CellType, _pickler: RecordPickler) -> Any:
     try:
         content = cell.cell_contents
     except ValueError:
         return rebuild.empty_cell, ()
-    return rebuild.empty_cell, (), content, None, None, rebuild.fill_cell
+    return rebuild.empty_cell, (), (content,), None, None, rebuild.fill_cell
 
 
 def _module(module: types.ModuleType, _pickler: RecordPickler) -> Any:
@@ -77,6 +96,14 @@ def _module(module: types.ModuleType, _pickler: RecordPickler) -> Any:
         and not any(part.startswith("_") for part in full.removeprefix(prefix).split("."))
     )
     return rebuild.imported_module, (name, tuple(submodules))
+
+
+def _own_reduce(value: Any, _pickler: RecordPickler) -> Any:
+    """Take apart a value whose class says how; one that is to be found by a name of the namespace cannot be."""
+    reduced = value.__reduce_ex__(5)
+    if isinstance(reduced, str):
+        return copyreg.__newobj__, (type(value),), value.__getstate__()  # type: ignore[attr-defined]
+    return reduced
 
 
 def _method(method: types.MethodType, _pickler: RecordPickler) -> Any:
@@ -229,6 +256,7 @@ def _view_of(make: Callable[[Any], Any]) -> Reducer:
 
 
 _EXACT: dict[str, Reducer] = {
+    "builtins.code": _code,
     "builtins.cell": _cell,
     "builtins.module": _module,
     "builtins.method": _method,
@@ -237,6 +265,9 @@ _EXACT: dict[str, Reducer] = {
     "builtins.dict_keys": _view_of(revive.keys_view),
     "builtins.dict_values": _view_of(revive.values_view),
     "builtins.dict_items": _view_of(revive.items_view),
+    "builtins.odict_keys": _view_of(revive.keys_view),
+    "builtins.odict_values": _view_of(revive.values_view),
+    "builtins.odict_items": _view_of(revive.items_view),
     "functools._lru_cache_wrapper": _lru_cache,
     "typing.TypeVar": _typevar,
     "re.Match": _match,

@@ -145,7 +145,13 @@ def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]
         "removed": result.removed,
         "warnings": result.warnings,
     }
-    exec(compile(job["check"], "<check>", "exec", dont_inherit=True), namespace)
+    try:
+        exec(compile(job["check"], "<check>", "exec", dont_inherit=True), namespace)
+    except BaseException as exc:
+        for name, entry in {**result.names, **result.around}.items():
+            if entry.status == "lost":
+                exc.add_note(f"{name} is lost: {entry.reason}")
+        raise
     return answer
 
 
