@@ -297,7 +297,7 @@ class Kernel:
                 "codemirror_mode": {"name": "ipython", "version": 3},
                 "nbconvert_exporter": "python",
             },
-            "banner": f"Python {sys.version}\nCapsule {__version__} -- the kernel that does not lose your work\n",
+            "banner": f"Python {sys.version}\nCapsule {__version__}\n",
             "help_links": _HELP_LINKS,
             "debugger": False,
             "supported_features": [],
