@@ -7,7 +7,6 @@ that inherited the link keeps that open.
 from __future__ import annotations
 
 import asyncio
-import codecs
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from capsule_kernel.errors import ProtocolError, WorkerStartError
+from capsule_kernel.sessions.capture import Capture
 from capsule_kernel.sessions.lifecycle import Event, Phase, advance
 from capsule_kernel.sessions.link import Link
 from capsule_kernel.sessions.process import (
@@ -43,8 +43,6 @@ from capsule_kernel.wire.worker_messages import (
     encode,
 )
 
-_PIPE_READ_BYTES = 1 << 16
-_PIPE_READS_AT_ONCE = 64
 _STATUS_DEADLINE_S = 0.5
 _FAULT_BYTES = 1 << 16
 _LINK_BUFFER_BYTES = 1 << 20
@@ -113,7 +111,7 @@ class Session:
         self._pidfd = -1
         self._main: Link | None = None
         self._side: Link | None = None
-        self._pipes: dict[str, _Capture] = {}
+        self._pipes: dict[str, Capture] = {}
         self._fault_fd = -1
         self._births: socket.socket | None = None
         self._status: asyncio.Future[int] = loop.create_future()
@@ -143,8 +141,8 @@ class Session:
         self._main = self._link(main)
         self._side = self._link(side)
         self._pipes = {
-            "stdout": _Capture("stdout", out, session=self, loop=self._loop),
-            "stderr": _Capture("stderr", err, session=self, loop=self._loop),
+            "stdout": Capture("stdout", out, deliver=self.deliver_text, loop=self._loop),
+            "stderr": Capture("stderr", err, deliver=self.deliver_text, loop=self._loop),
         }
         try:
             forked = zygote.fork(
@@ -217,7 +215,7 @@ class Session:
         self._fault_fd, predecessor._fault_fd = predecessor._fault_fd, -1
         self._births, predecessor._births = predecessor._births, None
         for pipe in self._pipes.values():
-            pipe.serve(self)
+            pipe.serve(self.deliver_text)
         if self._births is not None:
             self._loop.remove_reader(self._births)
         self._listen_for_births()
@@ -410,86 +408,3 @@ class Session:
             if descriptor >= 0:
                 os.close(descriptor)
         self._pidfd = self._fault_fd = -1
-
-
-class _Capture:
-    """The front's end of descriptor 1 or 2 of a worker: decoded across reads, published at intervals."""
-
-    INTERVAL_S = 0.05
-
-    def __init__(self, name: str, descriptor: int, *, session: Session, loop: asyncio.AbstractEventLoop) -> None:
-        os.set_blocking(descriptor, False)
-        self._name = name
-        self._descriptor = descriptor
-        self._session = session
-        self._loop = loop
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._held: list[str] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._last = 0.0
-
-    def start(self) -> None:
-        self._loop.add_reader(self._descriptor, self._on_readable)
-
-    def serve(self, session: Session) -> None:
-        """Deliver to `session` from now on: it has taken over the descriptor's other end."""
-        self._session = session
-
-    def drain(self) -> None:
-        """Read until the pipe is empty (bounded: a child may write for ever), and publish."""
-        for _ in range(_PIPE_READS_AT_ONCE):
-            if not self._read():
-                break
-        self._publish()
-
-    def flush(self) -> None:
-        """Publish the rest, an unfinished character as U+FFFD."""
-        text = self._decoder.decode(b"", final=True)
-        if text:
-            self._held.append(text)
-        self._publish()
-
-    def close(self) -> None:
-        if self._descriptor < 0:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._loop.remove_reader(self._descriptor)
-        os.close(self._descriptor)
-        self._descriptor = -1
-
-    def _read(self) -> bool:
-        if self._descriptor < 0:
-            return False
-        try:
-            data = os.read(self._descriptor, _PIPE_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return False
-        if not data:
-            # Everybody who could write has closed it.
-            self._loop.remove_reader(self._descriptor)
-            return False
-        text = self._decoder.decode(data)
-        if text:
-            self._held.append(text)
-        return True
-
-    def _on_readable(self) -> None:
-        self._read()
-        if self._timer is None and self._held:
-            wait_s = self._last + self.INTERVAL_S - self._loop.time()
-            if wait_s <= 0:
-                self._publish()
-            else:
-                self._timer = self._loop.call_later(wait_s, self._publish)
-
-    def _publish(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if not self._held:
-            return
-        text = "".join(self._held)
-        self._held.clear()
-        self._last = self._loop.time()
-        self._session.deliver_text(self._name, text)
