@@ -160,7 +160,8 @@ class Worker:
                 self._leave_child()
 
     def _warm(self) -> None:
-        if not self._cancellation.serial:
+        # Once something has run, it is the user's process, which may be short of anything.
+        if not self._cancellation.serial and not self._newest[1]:
             tracebacks.warm(self._shell)
 
     def _set_up(self) -> None:

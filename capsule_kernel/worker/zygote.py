@@ -42,6 +42,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _READ_BYTES = 1 << 16
 _WARM_AFTER_MS = 300
+_OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
 _MAX_DESCRIPTORS = 16 * len(WORKER_DESCRIPTORS)
 
 
@@ -195,6 +196,9 @@ class Zygote:
                 fault_fd=fault_fd,
                 libc=self._libc,
             ).run()
+        except MemoryError:
+            # Formatting it would need what there is none of; the front reads this file at the worker's end.
+            os.write(descriptors[4], _OUT_OF_MEMORY)
         except BaseException:  # noqa: BLE001 - the worker's top: the reason goes to descriptor 2, which the front reads
             os.write(2, traceback.format_exc().encode())
         finally:

@@ -373,7 +373,7 @@ def test_threads_that_print_after_the_cell_are_heard_and_hold_nothing(kernel: Cl
         "go = threading.Event()\n"
         "def late(n):\n"
         "    go.wait(60)\n"
-        "    print('late', n, flush=True)\n"
+        "    print(f'late {n}\\n', end='', flush=True)\n"
         "threads = [threading.Thread(target=late, args=(n,)) for n in range(20)]\n"
         "for thread in threads: thread.start()"
     )
