@@ -22,7 +22,8 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> Any:
     state = {
         key: value
         for key, value in state.items()
-        if not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
+        # The second is what `copyreg` remembers when an instance is pickled, this capture's own included.
+        if not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls) and key != "__slotnames__"
     }
     namespace = dict(namespace)
     for early in ("__slots__", "__orig_bases__"):

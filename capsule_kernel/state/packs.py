@@ -39,6 +39,11 @@ class PackWriter:
         return self._path.name if self._file >= 0 else ""
 
     @property
+    def has_uncommitted(self) -> bool:
+        """Whether there are parts that do not count yet."""
+        return self._size_bytes > self._committed_bytes
+
+    @property
     def size_bytes(self) -> int:
         """Its size, with what is not committed."""
         return self._size_bytes
@@ -89,6 +94,7 @@ class PackWriter:
     def close(self) -> None:
         """Let go of the file; a file without valid parts is removed."""
         if self._file >= 0:
+            self.roll_back()
             if not self._committed_bytes:
                 self._path.unlink(missing_ok=True)
             os.close(self._file)
@@ -96,9 +102,15 @@ class PackWriter:
         self._committed_bytes = self._size_bytes = 0
 
     def _create(self) -> None:
-        self._path = self._folder / (secrets.token_hex(8) + SUFFIX)
-        self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while self._file < 0:
+            self._path = self._folder / (secrets.token_hex(8) + SUFFIX)
+            file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                self._file = file
+            else:
+                # Another process swept between the two lines above, and took it for one that nobody writes to.
+                os.close(file)
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(folder)
@@ -126,6 +138,21 @@ def is_in_use(path: Path) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def remove(path: Path) -> None:
+    """Remove a pack, unless somebody writes to it."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(file)
 
 
 def scan(path: Path) -> Iterator[tuple[bytes, bytes, int, bytes]]:

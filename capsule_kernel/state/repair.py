@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 from capsule_kernel.errors import ManifestRejected, StoreDamaged
@@ -15,7 +16,7 @@ from capsule_kernel.state.manifest import open_signed
 def rebuild_index(folder: Path, key: bytes, reason: str) -> list[str]:
     """Put the index aside and make one that holds what the packs do; return what was done, in words.
 
-    Only checkpoints that this user signed come back.
+    Only checkpoints that this user signed come back. One that was deleted may too, where its bytes are still there.
     """
     with (folder / "repair.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -43,6 +44,8 @@ def _rebuild(folder: Path, key: bytes, reason: str) -> list[str]:
         hidden.rename(pack_folder)
     count = rejected = 0
     with index.transaction() as connection:
+        # No capture may build upon what it knew of the damaged index.
+        connection.execute("UPDATE generation SET number = ?", (secrets.randbits(40),))
         for path in sorted(pack_folder.glob("*" + packs.SUFFIX)):
             cursor = connection.execute("INSERT INTO pack (file) VALUES (?)", (path.name,))
             for kind, name, start, data in packs.scan(path):

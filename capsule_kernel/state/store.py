@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from capsule_kernel.errors import StoreDamaged, StoreUnavailable
+from capsule_kernel.errors import ManifestRejected, StoreDamaged, StoreUnavailable
 from capsule_kernel.state import packs
 from capsule_kernel.state.filesystem import network_file_system
 from capsule_kernel.state.index import Index
@@ -58,6 +58,7 @@ class Store:
         self.key = self._read_key()
         self.index = self._open_index(is_writable=is_writable)
         self.packs = PackWriter(self.pack_folder)
+        self._is_writable = is_writable
         self._known: dict[str, Known] = {}
 
     def __repr__(self) -> str:
@@ -134,8 +135,9 @@ class Store:
             known = self._known.get(session)
             generation = self.generation()
             if known is None or known.generation != generation:
-                known = self._known[session] = self._read_known(session, generation)
-            return Known(chunks=dict(known.chunks), records=set(known.records), generation=generation)
+                known = self._read_known(session, generation)
+                self._known[session] = known
+            return Known(chunks=dict(known.chunks), records=set(known.records), generation=known.generation)
 
     def note_known(self, session: str, known: Known) -> None:
         """Remember what a session's newest checkpoint holds."""
@@ -206,9 +208,7 @@ class Store:
     def _part(self, name: bytes) -> bytes:
         for _ in range(2):
             with self.lock:
-                rows = self.index.rows(
-                    "SELECT pack.file, start, size FROM part JOIN pack ON pack.id = part.pack WHERE name = ?", name
-                )
+                rows = self.index.rows(_PART, name)
             if not rows:
                 raise StoreDamaged(str(self.folder), f"part {name.hex()}", "it is missing")
             file, start, size = rows[0]
@@ -220,10 +220,37 @@ class Store:
                 continue
             except OSError as exc:
                 raise StoreDamaged(str(path), f"part {name.hex()}", f"{exc.strerror}") from exc
-            if content_name(data) != name:
-                raise StoreDamaged(str(path), f"part {name.hex()}", "its bytes are not what was written")
-            return data
+            if content_name(data) == name:
+                return data
+            self._forget(name)
+            raise StoreDamaged(str(path), f"part {name.hex()}", "its bytes are not what was written")
+        self._forget(name)
         raise StoreDamaged(str(path), f"part {name.hex()}", "the pack is gone")
+
+    def has_part(self, name: bytes) -> bool:
+        """Return whether a part is there, so far as can be told without reading it."""
+        rows = self.index.rows(_PART, name)
+        if not rows:
+            return False
+        file, start, size = rows[0]
+        try:
+            is_whole = bool((self.pack_folder / file).stat().st_size >= start + size)
+        except OSError:
+            is_whole = False
+        if not is_whole:
+            self._forget(name)
+        return is_whole
+
+    def _forget(self, name: bytes) -> None:
+        """Have a damaged part written again by the next checkpoint that needs it."""
+        self._known.clear()
+        connection = self.index.connection
+        if self._is_writable and connection.in_transaction:
+            connection.execute("DELETE FROM part WHERE name = ?", (name,))
+        elif self._is_writable:
+            with self.lock, self.index.transaction() as connection:
+                connection.execute("DELETE FROM part WHERE name = ?", (name,))
+                connection.execute("UPDATE generation SET number = number + 1")
 
     def _read_known(self, session: str, generation: int) -> Known:
         known = Known(chunks={}, records=set(), generation=generation)
@@ -243,14 +270,18 @@ class Store:
                     record = decode_record(self.record(name))
                     chunks.update(chunks_of(record))
                     wanted += [reference.record for reference in record.references]
-        except (StoreDamaged, StoreUnavailable):
+        except (StoreDamaged, StoreUnavailable, ManifestRejected):
             # Nothing of a damaged checkpoint is built upon.
-            return Known(chunks={}, records=set(), generation=generation)
+            return Known(chunks={}, records=set(), generation=self.generation())
         for name in chunks:
             rows = self.index.rows("SELECT fast FROM part WHERE name = ?", name)
-            if rows and rows[0][0] is not None:
+            if rows and rows[0][0] is not None and self.has_part(name):
                 known.chunks[rows[0][0]] = name
+        known.generation = self.generation()
         return known
+
+
+_PART = "SELECT pack.file, start, size FROM part JOIN pack ON pack.id = part.pack WHERE name = ?"
 
 
 def _read_at(path: Path, start: int, size: int) -> bytes:

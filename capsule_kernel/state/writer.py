@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from capsule_kernel.errors import CheckpointTooLarge, ChunksMissing, StoreDamaged, StoreUnavailable
+from capsule_kernel.errors import CheckpointTooLarge, ChunksMissing, StateError, StoreUnavailable
 from capsule_kernel.state import packs
 from capsule_kernel.state.manifest import (
     About,
@@ -104,7 +104,7 @@ class CheckpointWriter:
             return
         store = self._store
         with store.lock:
-            if store.index.rows("SELECT 1 FROM part WHERE name = ?", name):
+            if store.has_part(name):
                 return
             if len(data) > self._room_bytes - self._added_bytes:
                 self.discard()
@@ -135,6 +135,6 @@ class CheckpointWriter:
         listed = self._store.checkpoints(self._session)
         previous = None
         if listed:
-            with contextlib.suppress(StoreDamaged, StoreUnavailable):
+            with contextlib.suppress(StateError):
                 previous = self._store.manifest(listed[-1].id).captured
         return changes(previous, captured)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import traceback
 import types
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 import capsule_kernel.state.capture
 import capsule_kernel.state.restore  # noqa: F401 - in every fork, as in a zygote
 from capsule_kernel.state.manifest import About, Entry
 from capsule_kernel.state.store import Store
+from capsule_kernel.state.verify import Again, recapture, verdicts
 from capsule_kernel.state.writer import CheckpointWriter
 
 INTERNALS = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__", "__package__", "internal"})
@@ -114,6 +118,10 @@ def _store(
             writer.add(item)
         number = writer.commit(About(session=SESSION, created_ms=0, after_cell=1))
         manifest = store.manifest(number)
+        if job.get("verify"):
+            again = msgspec.msgpack.decode(_in_a_clean_process(job["store"], number), type=Again)
+            captured = verdicts(manifest.captured, again, store, namespace, environment.engine)
+            manifest = msgspec.structs.replace(manifest, captured=captured)
     return {
         "id": number,
         "names": _plain(manifest.captured.names),
@@ -121,6 +129,20 @@ def _store(
         "changes": manifest.changes,
         "added_bytes": manifest.added_bytes,
     }
+
+
+def _in_a_clean_process(store: str, number: int) -> bytes:
+    program = str(Path(__file__).resolve())
+    return subprocess.run([sys.executable, program, store, str(number)], stdout=subprocess.PIPE, check=True).stdout
+
+
+def recapture_here(folder: str, number: int) -> None:
+    """Restore a checkpoint, and print what taking it apart again gives."""
+    namespace = _new_namespace()
+    with Store(Path(folder), is_writable=False) as store:
+        engine = {"namespace": namespace, "stdout": sys.stdout, "stderr": sys.stderr}
+        again = recapture(store.manifest(number).captured, store, namespace, engine)
+    sys.stdout.buffer.write(msgspec.msgpack.encode(again))
 
 
 def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
@@ -163,4 +185,7 @@ def _plain(entries: dict[str, Entry]) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) > 1:
+        recapture_here(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()
