@@ -8,59 +8,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
 import pytest
 
-from capsule_kernel.clock import Clock
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.sockets import Channel
 from capsule_kernel.settings import Settings
 from capsule_kernel.wire.jupyter import DELIMITER, Wire
-from tests.bench.client import Message
 from tests.bench.limiter import MESSAGES_PER_S, WINDOW_S, count_dropped
+
+from .channels import RecordingChannel, SimulatedClock
 
 DEFAULTS = Settings()
 COST_S = 30e-6
 """What one message costs the front and its client, in seconds: the pace has to hold for any value."""
-
-
-class SimulatedClock(Clock):
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-class RecordingChannel:
-    """Remembers what was sent, and when, by the simulated clock."""
-
-    def __init__(self, clock: SimulatedClock) -> None:
-        self._clock = clock
-        self.sent: list[tuple[float, list[bytes]]] = []
-        self.receive: Callable[[list[bytes]], None] = lambda _: None
-
-    def start(self, on_frames: Callable[[list[bytes]], None]) -> None:
-        self.receive = on_frames
-
-    def send(self, frames: list[bytes]) -> None:
-        self.sent.append((self._clock.now, frames))
-
-    def messages(self) -> list[Message]:
-        """What the limiter and the assertions look at."""
-        found = []
-        for at, frames in self.sent:
-            header, parent, metadata, content = frames[frames.index(DELIMITER) + 2 :][:4]
-            size = sum(map(len, (header, parent, metadata, content)))
-            found.append(Message(at=at, header=header, parent=parent, content=content, size=size))
-        return found
-
-    def said(self) -> list[tuple[str, Any, bytes]]:
-        return [(message.msg_type, message.json(), message.parent) for message in self.messages()]
 
 
 class Publisher:
