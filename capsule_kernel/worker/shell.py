@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bdb
 import builtins
+import contextlib
 import os
 import re
 import sys
@@ -324,7 +325,8 @@ class ZMQInteractiveShell(InteractiveShell):
         except BaseException as exc:  # noqa: BLE001 - user code's errors are shown, all of them
             self._note(result, exc)
             exc.__traceback__ = of_user(exc.__traceback__)
-            self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
+            with contextlib.suppress(Exception):  # said below: formatting runs user code, and may lack memory
+                self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
             if self.last_traceback is None:
                 # IPython could not format it, for example since its __str__ raises.
                 self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {text_of(exc)}"])
