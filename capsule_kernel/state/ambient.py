@@ -6,6 +6,7 @@ Each piece has a name, a way to read it and a way to put it back. A library that
 from __future__ import annotations
 
 import importlib
+import linecache
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from capsule_kernel.state import modules
 from capsule_kernel.state.revive import NOTHING
 
 ENVIRON = "environ/"
@@ -46,16 +48,20 @@ def read(before_fork: Mapping[str, Any], environ_at_start: Mapping[str, str] | N
             value = os.environ.get(name)
             if value != environ_at_start.get(name):
                 found[ENVIRON + name] = value
+    found |= modules.read()
     return {name: value for name, value in found.items() if value is not NOTHING}
 
 
-def write(name: str, value: Any) -> bool:
-    """Put a piece back; return whether there is such a piece."""
+def write(name: str, value: Any, stamps: dict[str, Any]) -> bool:
+    """Put a piece back; return whether there is such a piece. `stamps` is one dict for all pieces of a checkpoint."""
     if name.startswith(ENVIRON):
         if value is None:
             os.environ.pop(name.removeprefix(ENVIRON), None)
         else:
             os.environ[name.removeprefix(ENVIRON)] = value
+        return True
+    if name.startswith(modules.PREFIX):
+        modules.write(name, value, stamps)
         return True
     piece = PIECES.get(name)
     if piece is None:
@@ -96,6 +102,11 @@ def _set_filters(value: list[Any]) -> None:
     # `resetwarnings` also has the registries of what was warned of already forgotten.
     warnings.resetwarnings()
     warnings.filters[:] = value  # type: ignore[index]
+
+
+def _sources() -> Any:
+    """Return the texts that no file holds: tracebacks and `inspect.getsource` show functions of cells from them."""
+    return {name: entry for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None} or NOTHING
 
 
 def _log_levels() -> Any:
@@ -169,6 +180,7 @@ PIECES: dict[str, Piece] = {
     "recursion limit": Piece(sys.getrecursionlimit, sys.setrecursionlimit, is_early=True),
     "warnings filters": Piece(_filters, _set_filters),
     "logging levels": Piece(_log_levels, _set_log_levels),
+    "cell sources": Piece(_sources, linecache.cache.update),
     "decimal context": Piece(
         _of("decimal", lambda decimal: decimal.getcontext()),
         _to("decimal", lambda decimal, value: decimal.setcontext(value)),

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from capsule_kernel.state import ambient
 from capsule_kernel.state.chunks import cut_buffer, cut_stream, fast_hash, without_frames
 from capsule_kernel.state.kinds import describe
 from capsule_kernel.state.linker import Linker, Node
@@ -41,9 +40,7 @@ def capture(
     environment: Environment,
     internals: frozenset[str] = frozenset(),
     known: Known | None = None,
-    before_fork: Mapping[str, Any] | None = None,
-    environ_at_start: Mapping[str, str] | None = None,
-    extras: Mapping[str, Any] | None = None,
+    around: Mapping[str, Any] | None = None,
 ) -> Iterator[CaptureItem]:
     """Yield what the store lacks, records after what they refer to, and at the end what every name is.
 
@@ -52,14 +49,11 @@ def capture(
         environment: what is around them; its `engine` has to contain the namespace.
         internals: names of the engine, which are left out.
         known: what needs not be sent again; it is brought up to date.
-        before_fork: what `ambient.read_before_fork` returned.
-        environ_at_start: the environment that the worker was started with: only differences are saved, and nothing of
-            it where this is not known.
-        extras: more values to save by a name that the caller understands, such as `outputs/3`.
+        around: what `ambient.read` returned, and more values by a name that the caller understands (`outputs/3`).
     """
     was_enabled = gc.isenabled()
     gc.disable()
-    around = {**ambient.read(before_fork or {}, environ_at_start), **(extras or {})}
+    around = around or {}
     names = {name: namespace[name] for name in list(namespace) if isinstance(name, str) and name not in internals}
     try:
         with warnings.catch_warnings():

@@ -9,9 +9,12 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import functools
 import pathlib
 import re
+import site
 import sys
+import sysconfig
 import types
 import uuid
 from typing import Any
@@ -78,6 +81,29 @@ def is_importable(module: types.ModuleType) -> bool:
     )
 
 
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    paths = {*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix, sys.base_prefix}
+    if site.ENABLE_USER_SITE:
+        paths.add(site.getusersitepackages())
+    return tuple(f"{path}/" for path in paths if path not in {"", "/", "/usr"})
+
+
+def is_notebook_module(module: Any) -> bool:
+    """Return whether a module's code belongs to the notebook: a file beside it, not what is installed."""
+    path = getattr(module, "__file__", None)
+    return (
+        isinstance(module, types.ModuleType)
+        and isinstance(path, str)
+        and path.endswith(".py")
+        and module.__name__.partition(".")[0] not in _OWN
+        and not str(pathlib.Path(path).absolute()).startswith(_installed())
+    )
+
+
+_OWN = frozenset({"capsule_kernel", "__main__", "__mp_main__"})
+
+
 def owned_by_module(cls: type) -> dict[int, tuple[Any, str]]:
     """Return the values of `cls` that are attributes of its own module, by id: `dataclasses.MISSING`, `os.environ`.
 
@@ -85,6 +111,9 @@ def owned_by_module(cls: type) -> dict[int, tuple[Any, str]]:
     """
     module = sys.modules.get(cls.__module__)
     if module is None or cls.__module__ in {"__main__", "builtins"} or not is_importable(module):
+        return {}
+    if is_notebook_module(module):
+        # Its variables are state of the session, and saved.
         return {}
     return {
         id(value): (value, name)

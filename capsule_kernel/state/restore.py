@@ -33,6 +33,8 @@ class Restored:
     """The values of extras that only the caller can put in place."""
     removed: list[str] = field(default_factory=list)
     """Names that were in the namespace and not in the checkpoint."""
+    stamps: dict[str, Any] = field(default_factory=dict)
+    """Which files the notebook's modules were."""
     warnings: list[str] = field(default_factory=list)
     """What may make a difference, for example another version of a library."""
 
@@ -119,7 +121,7 @@ def _put_back(names: list[str], captured: Captured, loader: Loader, result: Rest
         if name not in values:
             continue
         try:
-            if not ambient.write(name, values[name]):
+            if not ambient.write(name, values[name], result.stamps):
                 result.extras[name] = values[name]
         except Exception as exc:  # noqa: BLE001 - a library's setter, or a folder that is gone: the rest goes on
             result.around[name] = _lost(captured.extras[name], f"{type(exc).__name__}: {exc}")

@@ -37,17 +37,9 @@ def load(store: Store, number: int) -> dict[str, Any]:
 
 def load_with_report(store: Store, number: int) -> tuple[dict[str, Any], Restored]:
     """Return the values of a checkpoint and what the restore says."""
-    captured = store.manifest(number).captured
     values: dict[str, Any] = {}
-    kept = {name: entry for name, entry in captured.extras.items() if not name}
-    report = restore(_without_extras(captured, kept), store, values, engine={"namespace": values})
+    report = restore(store.manifest(number).captured, store, values, engine={"namespace": values})
     return values, report
-
-
-def _without_extras(captured: Any, extras: Any) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(captured, extras=extras)
 
 
 def readable(store: Store) -> list[int]:

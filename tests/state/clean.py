@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 
-import capsule_kernel.state.capture
-import capsule_kernel.state.restore  # noqa: F401 - in every fork, as in a zygote
+from capsule_kernel.state import ambient
+from capsule_kernel.state.capture import capture
 from capsule_kernel.state.manifest import About, Entry
+from capsule_kernel.state.pickler import Environment
+from capsule_kernel.state.restore import restore
 from capsule_kernel.state.store import Store
 from capsule_kernel.state.verify import Again, recapture, verdicts
 from capsule_kernel.state.writer import CheckpointWriter
@@ -66,8 +68,6 @@ def _new_namespace() -> dict[str, Any]:
 
 def take(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """Run the code, fork, and store what there is then; cells that follow are checkpoints of their own."""
-    from capsule_kernel.state import ambient
-
     environ_at_start = dict(os.environ)
     answer: dict[str, Any] = {}
     for cell in job["cells"]:
@@ -96,9 +96,6 @@ def take(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 def _store(
     namespace: dict[str, Any], job: dict[str, Any], before_fork: dict[str, Any], environ_at_start: dict[str, str]
 ) -> dict[str, Any]:
-    from capsule_kernel.state.capture import capture
-    from capsule_kernel.state.pickler import Environment
-
     environment = Environment(
         engine={"namespace": namespace, "stdout": sys.stdout, "stderr": sys.stderr},
         secret_hashes=frozenset(hash(text) for text in namespace.get("internal", ())),
@@ -112,8 +109,7 @@ def _store(
             environment=environment,
             internals=INTERNALS,
             known=known,
-            before_fork=before_fork,
-            environ_at_start=environ_at_start,
+            around={**ambient.read(before_fork, environ_at_start), **eval(job.get("extras", "{}"), namespace)},
         ):
             writer.add(item)
         number = writer.commit(About(session=SESSION, created_ms=0, after_cell=1))
@@ -147,8 +143,6 @@ def recapture_here(folder: str, number: int) -> None:
 
 def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """Restore into a namespace where `job["before"]` ran, and run the code that looks at it."""
-    from capsule_kernel.state.restore import restore
-
     exec(compile(job.get("before", ""), "<before>", "exec", dont_inherit=True), namespace)
     with Store(Path(job["store"])) as store:
         listed = store.checkpoints(SESSION)
@@ -167,6 +161,7 @@ def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]
         "removed": result.removed,
         "warnings": result.warnings,
     }
+    namespace["extras"] = result.extras
     try:
         exec(compile(job["check"], "<check>", "exec", dont_inherit=True), namespace)
     except BaseException as exc:

@@ -142,6 +142,14 @@ TRAPS = {
         "open('beside.py', 'w').write('class K:\\n    pass\\nS = K()\\ndef f(): return S')\nimport sys; sys.path.insert(0, ''); import beside; k = beside.K(); s = beside.S; f = beside.f",
         "import beside\nassert type(k) is beside.K and s is beside.S and f is beside.f",
     ),
+    "variables of a module beside the notebook": (
+        "open('beside.py', 'w').write('n = 0\\nitems = []\\ndef inc():\\n    global n; n += 1\\n    items.append(n); return n')\nimport sys; sys.path.insert(0, ''); import beside; beside.inc(); beside.inc(); alias = beside.items",
+        "import beside\nassert beside.n == 2 and beside.inc() == 3 and alias is beside.items and alias == [1, 2, 3]",
+    ),
+    "the source of a function that was typed": (
+        "import linecache\ntext = 'def f():\\n    return 1\\n'\nlinecache.cache['<cell 1>'] = (len(text), None, text.splitlines(True), '<cell 1>')\nexec(compile(text, '<cell 1>', 'exec'))",
+        "import inspect\nassert inspect.getsource(f) == text",
+    ),
     "a deep list and a long chain of objects": (
         "deep = []\nfor _ in range(300): deep = [deep]\nclass N:\n    def __init__(s, n): s.n = n\nhead = None\nfor _ in range(20_000): head = N(head)",
         "n, x = 0, head\nwhile x: n, x = n + 1, x.n\nassert n == 20_000\nd = 0\nwhile deep: deep = deep[0]; d += 1\nassert d == 300",
@@ -214,3 +222,20 @@ def test_writing_down_an_open_file_writes_nothing_to_it(journey: Journey) -> Non
     journey.take(
         "f = open('f.txt', 'w'); f.write('pending')", "g = 1", "f.flush(); assert open('f.txt').read() == 'pending'"
     )
+
+
+def test_outputs_are_the_same_objects_as_the_variables(journey: Journey) -> None:
+    journey.take(
+        "a = [1]; internal_out = {3: a, 4: (i for i in a)}",
+        extras="{f'outputs/{n}': v for n, v in internal_out.items()}",
+    )
+    back = journey.bring_back("assert extras['outputs/3'] is a and 'outputs/4' not in extras")
+    assert back["around"]["outputs/4"]["status"] == "lost"
+
+
+def test_variables_of_a_module_that_was_edited_since_are_its_own(journey: Journey) -> None:
+    (journey.work / "beside.py").write_text("n = 1")
+    journey.take("import sys; sys.path.insert(0, ''); import beside; beside.n = 2")
+    (journey.work / "beside.py").write_text("n = 10  # edited")
+    back = journey.bring_back("import beside; assert beside.n == 10")
+    assert "was changed since" in back["around"]["modules/beside/n"]["reason"]
