@@ -209,6 +209,7 @@ class Executions:
         """Publish text that was written to descriptor 1 or 2: it belongs to the newest cell, or to request `during`."""
         serial = self._newest_serial if during is None else during
         self._iopub.stream(name, text, parent=self._requests.parent_of(serial))
+        self._keep_pace()
 
     def on_ask(self, session: Session, message: Ask) -> None:
         """Put a question of user code to the client."""
@@ -368,6 +369,10 @@ class Executions:
         self._loop.call_later(wait_s, self._resume, session)
 
     def _resume(self, session: Session) -> None:
+        wait_s = self._iopub.backlog_wait_s()
+        if wait_s > 0:
+            self._loop.call_later(wait_s, self._resume, session)
+            return
         self._is_paused = False
         session.resume()
 

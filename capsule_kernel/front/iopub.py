@@ -13,6 +13,9 @@ from capsule_kernel.clock import Clock
 from capsule_kernel.front.sockets import Channel
 from capsule_kernel.wire.jupyter import Wire, encode_json
 
+_UNDER_WAY_BYTES = 1 << 26
+_RECHECK_S = 0.01
+_STALLED_AFTER_S = 2.0
 _BUDGET = 0.93
 _WINDOW_MARGIN = 1.08
 _SLOW_FROM = 0.75
@@ -32,6 +35,7 @@ class IOPub:
         self._wire = wire
         self._clock = clock
         self._pace = _Pace(rate, window_ms) if rate > 0 else None
+        self._backlog = _Backlog()
         self._topic = f"kernel.{wire.session}.".encode()
         self.busy_parent: bytes | None = None
 
@@ -87,7 +91,12 @@ class IOPub:
 
     def wait_s(self) -> float:
         """Return for how long no more output should be taken from the worker, in seconds; usually 0."""
-        return self._pace.wait_s(self._clock.monotonic()) if self._pace is not None else 0.0
+        wait_s = self.backlog_wait_s()
+        return max(wait_s, self._pace.wait_s(self._clock.monotonic())) if self._pace is not None else wait_s
+
+    def backlog_wait_s(self) -> float:
+        """Return for how long to wait before asking again whether the clients have caught up, in seconds."""
+        return self._backlog.wait_s(*self._channel.under_way_bytes(), self._clock.monotonic())
 
     def _on_subscription(self, frames: list[bytes]) -> None:
         if len(frames) != 1 or not frames[0].startswith(b"\x01"):
@@ -106,6 +115,28 @@ class IOPub:
                 idents=[subscription],
             )
         )
+
+
+class _Backlog:
+    """The wait that keeps what clients have not read yet within `_UNDER_WAY_BYTES`.
+
+    A child process can write faster than any client reads, and publishing never blocks. So no more is taken from the
+    worker while too much is under way: its pipes fill, and whoever writes waits, as with a slow terminal.
+
+    Not bounded: messages of less than 64 KB, of which there are few (text leaves in pieces at intervals, and `_Pace`
+    limits the rest where it is on); and what is published once a client has read nothing for `_STALLED_AFTER_S`, since
+    one that hangs must not hold up the others for ever.
+    """
+
+    def __init__(self) -> None:
+        self._left_bytes = 0
+        self._progress_at = 0.0
+
+    def wait_s(self, under_way_bytes: int, left_bytes: int, now: float) -> float:
+        is_over = under_way_bytes > _UNDER_WAY_BYTES
+        if not is_over or left_bytes != self._left_bytes:
+            self._left_bytes, self._progress_at = left_bytes, now
+        return _RECHECK_S if is_over and now - self._progress_at < _STALLED_AFTER_S else 0.0
 
 
 class _Pace:

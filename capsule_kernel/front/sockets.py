@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import cast
 
@@ -39,12 +40,15 @@ class Channel:
         self._sock = sock
         # What pyzmq's own methods add in Python is not needed here; their overloads know neither a computed `copy` nor
         # which options are numbers.
-        self._send = cast("Callable[[bytes, int, bool], object]", super(zmq.Socket, sock).send)
+        self._send = cast("Callable[[bytes, int, bool, bool], zmq.MessageTracker]", super(zmq.Socket, sock).send)
         self._recv = super(zmq.Socket, sock).recv
         self._get = cast("Callable[[int], int]", super(zmq.Socket, sock).get)
         self._loop = loop
         self._on_frames: Callable[[Frames], None] | None = None
         self._is_check_due = False
+        self._under_way: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._under_way_bytes = 0
+        self._left_bytes = 0
 
     def start(self, on_frames: Callable[[Frames], None]) -> None:
         """Hand each multipart message to `on_frames` from now on."""
@@ -58,13 +62,31 @@ class Channel:
         last = len(frames) - 1
         try:
             for number, frame in enumerate(frames):
-                send(frame, _NOBLOCK if number == last else _NOBLOCK_MORE, len(frame) < _ZERO_COPY_BYTES)
+                flags = _NOBLOCK if number == last else _NOBLOCK_MORE
+                if len(frame) < _ZERO_COPY_BYTES:
+                    send(frame, flags, True, False)
+                else:
+                    self.under_way_bytes()
+                    self._under_way.append((send(frame, flags, False, True), len(frame)))
+                    self._under_way_bytes += len(frame)
         except zmq.ZMQError:
             # EAGAIN or EHOSTUNREACH: whoever asked has disconnected.
             return
         finally:
             if not self._is_check_due:
                 self._check_soon()
+
+    def under_way_bytes(self) -> tuple[int, int]:
+        """Return how much of the long frames that were sent has not left yet for all peers, and how much ever has.
+
+        Short frames are copied by ZMQ and not counted.
+        """
+        under_way = self._under_way
+        while under_way and under_way[0][0].done:
+            size = under_way.popleft()[1]
+            self._under_way_bytes -= size
+            self._left_bytes += size
+        return self._under_way_bytes, self._left_bytes
 
     def receive_all(self) -> list[Frames]:
         """Take what has come in and not been handed over."""

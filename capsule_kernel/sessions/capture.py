@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 _PIPE_READ_BYTES = 1 << 16
 _PIPE_READS_AT_ONCE = 64
+_HELD_BYTES = 1 << 20
 
 Deliver = Callable[[str, str], None]
 """Takes the name of a stream (`stdout` or `stderr`) and text for it."""
@@ -27,16 +28,24 @@ class Capture:
         self._loop = loop
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held: list[str] = []
+        self._held_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._last = 0.0
 
     def start(self) -> None:
-        """Begin to read."""
-        self._loop.add_reader(self._descriptor, self._on_readable)
+        """Begin to read, or go on after `pause`; twice is no error."""
+        if self._descriptor >= 0:
+            self._loop.add_reader(self._descriptor, self._on_readable)
+
+    def pause(self) -> None:
+        """Stop reading, until `start`: whoever writes waits when the pipe is full."""
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
 
     def serve(self, deliver: Deliver) -> None:
         """Deliver there from now on: another session has the descriptor's other end."""
         self._deliver = deliver
+        self.start()
 
     def drain(self) -> None:
         """Read until the pipe is empty (bounded: a child may write for ever), and publish."""
@@ -76,11 +85,14 @@ class Capture:
         text = self._decoder.decode(data)
         if text:
             self._held.append(text)
+            self._held_bytes += len(data)
         return True
 
     def _on_readable(self) -> None:
         self._read()
-        if self._timer is None and self._held:
+        if self._held_bytes >= _HELD_BYTES:
+            self._publish()
+        elif self._timer is None and self._held:
             wait_s = self._last + self.INTERVAL_S - self._loop.time()
             if wait_s <= 0:
                 self._publish()
@@ -95,5 +107,6 @@ class Capture:
             return
         text = "".join(self._held)
         self._held.clear()
+        self._held_bytes = 0
         self._last = self._loop.time()
         self._deliver(self._name, text)

@@ -302,11 +302,15 @@ class Session:
         """Stop reading outputs, until `resume`."""
         if self._main is not None:
             self._main.pause()
+        for pipe in self._pipes.values():
+            pipe.pause()
 
     def resume(self) -> None:
         """Read outputs again."""
         if self._main is not None and self.phase is not Phase.DEAD:
             self._main.resume()
+            for pipe in self._pipes.values():
+                pipe.start()
 
     def deliver_text(self, name: str, text: str) -> None:
         """Hand captured text to the owner."""
@@ -391,6 +395,9 @@ class Session:
                 self._births.close()
                 self._births = None
                 return
+            for descriptor in descriptors:
+                # A zygote that is started later must not inherit them.
+                os.set_inheritable(descriptor, False)
             main, side = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._owner.on_birth(self, msgspec.msgpack.decode(data, type=Born), (main, side))
 

@@ -26,6 +26,7 @@ class RecordingChannel:
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
         self.sent: list[tuple[float, list[bytes]]] = []
+        self.under_way: tuple[int, int] = (0, 0)
         self.receive: Callable[[list[bytes]], None] = lambda _: None
 
     def start(self, on_frames: Callable[[list[bytes]], None]) -> None:
@@ -33,6 +34,9 @@ class RecordingChannel:
 
     def send(self, frames: list[bytes]) -> None:
         self.sent.append((self._clock.now, frames))
+
+    def under_way_bytes(self) -> tuple[int, int]:
+        return self.under_way
 
     def messages(self) -> list[Message]:
         """What the limiter and the assertions look at."""

@@ -123,6 +123,44 @@ def test_a_rate_of_zero_does_not_pace() -> None:
     assert publisher.run([0.0] * 20_000, cost_s=0.0) == 0.0
 
 
+# --- clients that do not keep up ------------------------------------------------------------------------------------
+
+
+def test_no_more_is_taken_while_much_is_under_way_to_a_client_that_reads() -> None:
+    publisher = Publisher()
+    iopub, channel = publisher.iopub, publisher.channel
+    assert iopub.wait_s() == 0
+    for read_bytes in range(0, 1 << 27, 1 << 20):
+        channel.under_way = (1 << 27, read_bytes)
+        assert iopub.wait_s() > 0
+        assert iopub.backlog_wait_s() > 0
+        publisher.clock.now += 1
+    channel.under_way = (1 << 20, 1 << 27)
+    assert iopub.wait_s() == iopub.backlog_wait_s() == 0
+
+
+def test_a_client_that_does_not_read_is_not_waited_for_until_it_reads_again() -> None:
+    publisher = Publisher()
+    iopub, channel, clock = publisher.iopub, publisher.channel, publisher.clock
+    iopub.wait_s()
+    channel.under_way = (1 << 27, 0)
+    begin = clock.now
+    while (wait_s := iopub.wait_s()) > 0:
+        clock.now += wait_s
+    assert 1 <= clock.now - begin <= 10
+    channel.under_way = (1 << 28, 0)
+    assert iopub.wait_s() == 0
+    channel.under_way = (1 << 28, 1)
+    assert iopub.wait_s() > 0
+
+
+def test_clients_are_waited_for_without_a_pace_too() -> None:
+    publisher = Publisher(rate=0)
+    publisher.iopub.wait_s()
+    publisher.channel.under_way = (1 << 27, 0)
+    assert publisher.iopub.wait_s() > 0
+
+
 # --- what is said ---------------------------------------------------------------------------------------------------
 
 

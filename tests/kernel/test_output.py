@@ -6,9 +6,11 @@ code, child processes), decoded incrementally; everything a cell wrote is publis
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import zmq
 
 from .starter import only_capsule
 
@@ -194,6 +196,33 @@ def test_many_lines_arrive_whole(lines: int, shared_kernel: Client) -> None:
 
 def test_a_long_line_arrives_whole(shared_kernel: Client) -> None:
     assert shared_kernel.run("print('é' * 3_000_000)", timeout_s=30).stdout == "é" * 3_000_000 + "\n"
+
+
+@pytest.mark.slow
+@only_capsule("ipykernel does not read the pipe of a child")
+def test_a_child_that_writes_faster_than_a_client_reads_does_not_fill_the_front(kernel: Client) -> None:
+    """What a client has not read yet waits in the child and in its pipe."""
+    peak_kib = _peak_kib(kernel)
+    kernel.run("import subprocess")
+    with zmq.Context() as context, context.socket(zmq.SUB) as slow:
+        slow.linger = 0
+        slow.rcvhwm = 1
+        slow.connect(kernel.process.address("iopub"))
+        slow.subscribe(b"")
+        assert slow.poll(10_000)
+        cell = kernel.start("_ = subprocess.run('yes flood | head -c 300000000', shell=True)")
+        while not cell.is_done:
+            if slow.poll(0):
+                slow.recv_multipart()
+            kernel.pass_time(0.04)
+        assert len(cell.wait().stdout) == 300_000_000
+    assert _peak_kib(kernel) - peak_kib < 150 * 1024
+
+
+def _peak_kib(kernel: Client) -> int:
+    """The most memory that the front has had, in KiB."""
+    status = Path(f"/proc/{kernel.process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def test_atexit_handlers_run_at_a_graceful_shutdown(kernel: Client) -> None:
