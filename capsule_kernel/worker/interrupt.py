@@ -77,6 +77,9 @@ class ExecutionCancellation:
         self._seen = 0
         self._is_pending = self._is_ours = False
         self.interrupts_task = False
+        if self._on_seen is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            # What a cell or a library has put back as Python's own: ours does the same, once an interrupt.
+            signal.signal(signal.SIGINT, self._on_sigint)
         self._serial = serial
         self.is_cell = is_cell
         try:
