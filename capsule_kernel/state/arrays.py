@@ -42,7 +42,10 @@ def _ndarray(made: Any, pickler: RecordPickler) -> Any:
     if isinstance(base, mmap.mmap):
         raise Unsaveable("it lies in memory that is mapped from a file or shared with other processes")
     numpy = sys.modules["numpy"]
-    if (isinstance(base, numpy.memmap) and base is not made) or pickler.is_view(base, made):
+    # Before the size is asked for: all views of a base are counted.
+    is_view = pickler.is_view(base, made)
+    is_larger = base is not made and made.nbytes > memoryview(base).nbytes if _has_buffer(base) else False
+    if is_view or is_larger or (isinstance(base, numpy.memmap) and base is not made):
         return _view(made, base)
     if made.dtype.hasobject:
         return NotImplemented
@@ -57,6 +60,17 @@ def _ndarray(made: Any, pickler: RecordPickler) -> Any:
             made_flat, order = numpy.ascontiguousarray(made), "C"
         return rebuild.array, (_bytes_of(made_flat, order), made.dtype, made.shape, order, made.flags.writeable)
     return rebuild.array, (_bytes_of(made, order), made.dtype, made.shape, order, made.flags.writeable)
+
+
+def _subclass(made: Any, pickler: RecordPickler) -> Any:
+    base = _base_of(made)
+    if isinstance(base, mmap.mmap) or not pickler.is_view(base, made):
+        return NotImplemented
+    return rebuild.view_as, (type(made), _view(made, base)[1]), vars(made), None, None, rebuild.fill_dict
+
+
+def _has_buffer(base: Any) -> bool:
+    return not hasattr(base, "dtype") or base.dtype.kind in "biufc"
 
 
 def _bytes_of(made: Any, order: str) -> Any:
@@ -119,7 +133,10 @@ def _index(index: Any, _pickler: RecordPickler) -> Any:
 
 
 def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None:
-    """Return the reducer that a class of pandas inherits."""
+    """Return the reducer that a class of numpy or pandas inherits."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(cls, numpy.ndarray) and not issubclass(cls, numpy.memmap):
+        return _subclass if cls.__reduce__ is numpy.ndarray.__reduce__ else None
     if cls.__module__.partition(".")[0] != "pandas":
         return None
     internals = sys.modules.get("pandas._libs.internals")

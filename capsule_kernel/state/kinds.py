@@ -10,6 +10,7 @@ import decimal
 import enum
 import fractions
 import functools
+import importlib
 import pathlib
 import re
 import site
@@ -70,7 +71,23 @@ def is_by_name(value: Any) -> bool:
     if isinstance(value, types.ModuleType):
         return is_importable(value)
     found = cp._lookup_module_and_qualname(value)  # noqa: SLF001 - the rule that cloudpickle's reducers follow
-    return found is not None and is_importable(found[0])
+    if found is not None:
+        return is_importable(found[0])
+    return _is_in_unloaded_module(value)
+
+
+def _is_in_unloaded_module(value: Any) -> bool:
+    """Return whether a library says of something that it is in a module that was not imported yet: `numpy.rec`."""
+    name = getattr(value, "__module__", None)
+    if not isinstance(name, str) or name in sys.modules or name.partition(".")[0] not in sys.modules:
+        return False
+    try:
+        found: Any = importlib.import_module(name)
+        for part in value.__qualname__.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - a library's code: whatever it raises, it is not found there
+        return False
+    return found is value
 
 
 def is_importable(module: types.ModuleType) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 
 from capsule_kernel.errors import StateError
 from capsule_kernel.state.manifest import Buffer, Entry, Record, Reference, decode_record, names_in
-from capsule_kernel.state.pickler import BUILTINS
+from capsule_kernel.state.pickler import everywhere
 from capsule_kernel.state.reasons import reason_of
 
 
@@ -36,9 +36,7 @@ class Loader:
 
     def __init__(self, source: Source, engine: Mapping[str, Any], names: Mapping[str, Entry]) -> None:
         self._source = source
-        self._engine = {BUILTINS: __builtins__, **engine}
-        if not isinstance(self._engine[BUILTINS], dict):
-            self._engine[BUILTINS] = vars(self._engine[BUILTINS])
+        self._engine = {**everywhere(), **engine}
         self._names = names
         self._records: dict[bytes, Record] = {}
         self._objects: dict[bytes, Any] = {}

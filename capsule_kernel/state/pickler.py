@@ -29,8 +29,11 @@ from capsule_kernel.state.reducers import reducer_of
 if TYPE_CHECKING:
     from capsule_kernel.state.linker import Linker, Node
 
-BUILTINS = "builtins"
-"""Label of the dict that holds the builtins, which code run with globals of its own has in them."""
+
+def everywhere() -> dict[str, Any]:
+    """Return the objects that every Python process has one of, by label; functions run in a dict hold the first."""
+    return {"builtins": vars(builtins), "sys.modules": sys.modules, "sys.path": sys.path}
+
 
 _BLOB_BYTES_MIN = 64 << 10
 _BUFFER_BYTES_MIN = 4 << 10
@@ -52,8 +55,7 @@ class Environment:
     labels: dict[int, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        labels = {id(value): label for label, value in self.engine.items()}
-        labels.setdefault(id(vars(builtins)), BUILTINS)
+        labels = {id(value): label for label, value in {**everywhere(), **self.engine}.items()}
         object.__setattr__(self, "labels", labels)
 
     def is_secret(self, text: str | bytes) -> bool:
@@ -138,6 +140,8 @@ class RecordPickler(cloudpickle.Pickler):
         reduced = cp._class_reduce(cls)  # noqa: SLF001 - there is no public way to extend it
         if not isinstance(reduced, tuple) or len(reduced) < 6:
             return reduced
+        if is_by_name(cls):
+            return NotImplemented
         return classes.reduce_enum(cls, reduced) if issubclass(cls, enum.Enum) else classes.reduce_class(cls, reduced)
 
     def _reduce_function(self, made: types.FunctionType) -> Any:

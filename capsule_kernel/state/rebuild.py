@@ -130,6 +130,11 @@ def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
     made.__suppress_context__ = state["suppress"]
 
 
+def value_of_builtin(base: type, cls: type, value: Any) -> Any:
+    """Return a value of a class derived from a builtin one, without the class's own constructor."""
+    return base.__new__(cls, value)
+
+
 def method(function: Callable[..., Any], owner: Any) -> types.MethodType:
     """Return a bound method."""
     return types.MethodType(function, owner)
@@ -156,6 +161,16 @@ def view(
     if made.flags.writeable != writeable:
         made.flags.writeable = writeable
     return made
+
+
+def view_as(cls: type, args: tuple[Any, ...]) -> Any:
+    """Return an array of a subclass on the memory of another."""
+    return view(*args).view(cls)
+
+
+def fill_dict(made: Any, state: dict[str, Any]) -> None:
+    """Give an object its attributes."""
+    vars(made).update(state)
 
 
 def memmap(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[int, ...], order: str) -> Any:

@@ -10,14 +10,12 @@ import contextvars
 import copyreg
 import gc
 import re
-import sys
 import types
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.state import rebuild, revive
-from capsule_kernel.state.kinds import is_importable
+from capsule_kernel.state import code, rebuild, revive
 from capsule_kernel.state.reasons import Unsaveable
 
 if TYPE_CHECKING:
@@ -33,13 +31,17 @@ def reducer_of(cls: type) -> Reducer | None:
     if found is not None:
         return found
     if issubclass(cls, types.ModuleType):
-        return _module
+        return code.REDUCERS["builtins.module"]
     if cls.__module__ == "__main__" and (
         cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
     ):
         own = _own_reduce
         if not issubclass(cls, BaseException) or cls.__reduce__ not in _PLAIN_EXCEPTION_REDUCES:
             return own
+    if cls.__module__ == "__main__":
+        builtin = _base_of(cls)
+        if builtin is not None:
+            return _derived(builtin)
     if issubclass(cls, BaseException):
         return _exception if cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES else None
     for ancestor in cls.__mro__:
@@ -58,44 +60,24 @@ def _refusal(reason: str) -> Reducer:
     return refuse
 
 
-# --- code -------------------------------------------------------------------------------------------------------------
+def _derived(base: type) -> Reducer:
+    def reduce_(value: Any, _pickler: RecordPickler) -> Any:
+        return rebuild.value_of_builtin, (base, type(value), base(value)), getattr(value, "__dict__", None) or None
+
+    return reduce_
 
 
-def _code(code: types.CodeType, _pickler: RecordPickler) -> Any:
-    # cloudpickle's own leaves the file name out, which tracebacks and debuggers need.
-    return rebuild.code, (
-        *(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_nlocals, code.co_stacksize),
-        *(code.co_flags, code.co_code, code.co_consts, code.co_names, code.co_varnames, code.co_filename),
-        *(code.co_name, code.co_qualname, code.co_firstlineno, code.co_linetable, code.co_exceptiontable),
-        *(code.co_freevars, code.co_cellvars),
-    )
+_BASES = (tuple, str, bytes, int, float, complex, frozenset)
 
 
-def _cell(cell: types.CellType, _pickler: RecordPickler) -> Any:
-    try:
-        content = cell.cell_contents
-    except ValueError:
-        return rebuild.empty_cell, ()
-    return rebuild.empty_cell, (), (content,), None, None, rebuild.fill_cell
-
-
-def _module(module: types.ModuleType, _pickler: RecordPickler) -> Any:
-    name = module.__name__
-    if not is_importable(module):
-        state = {key: value for key, value in vars(module).items() if key != "__builtins__"}
-        registered = sys.modules.get(name) is module
-        return rebuild.dynamic_module, (name, registered), state, None, None, rebuild.fill_module
-    if not hasattr(module, "__path__"):
-        return rebuild.imported_module, (name, ())
-    prefix = name + "."
-    submodules = sorted(
-        full.removeprefix(prefix)
-        for full, loaded in list(sys.modules.items())
-        if full.startswith(prefix)
-        and loaded is not None
-        and not any(part.startswith("_") for part in full.removeprefix(prefix).split("."))
-    )
-    return rebuild.imported_module, (name, tuple(submodules))
+def _base_of(cls: type) -> type | None:
+    """Return the builtin that a class derives from, where the class's own constructor takes something else."""
+    base = next((base for base in _BASES if issubclass(cls, base)), None)
+    own_new: Any = cls.__new__
+    if base is None or own_new is base.__new__:
+        return None
+    own = getattr(cls, "__getnewargs__", None)
+    return base if own is getattr(base, "__getnewargs__", None) and not hasattr(cls, "__getnewargs_ex__") else None
 
 
 def _own_reduce(value: Any, _pickler: RecordPickler) -> Any:
@@ -104,34 +86,6 @@ def _own_reduce(value: Any, _pickler: RecordPickler) -> Any:
     if isinstance(reduced, str):
         return copyreg.__newobj__, (type(value),), value.__getstate__()  # type: ignore[attr-defined]
     return reduced
-
-
-def _method(method: types.MethodType, _pickler: RecordPickler) -> Any:
-    owner, name = method.__self__, getattr(method.__func__, "__name__", "")
-    if name and getattr(type(owner), name, None) is method.__func__ and name not in getattr(owner, "__dict__", ()):
-        return getattr, (owner, name)
-    return rebuild.method, (method.__func__, owner)
-
-
-def _mappingproxy(proxy: Any, _pickler: RecordPickler) -> Any:
-    target = gc.get_referents(proxy)[0]
-    return types.MappingProxyType, (target,)
-
-
-def _lru_cache(cached: Any, pickler: RecordPickler) -> Any:
-    parameters = cached.cache_parameters()
-    if cached.cache_info().currsize:
-        pickler.note("a cache starts empty")
-    state = {key: value for key, value in vars(cached).items() if key not in {"__wrapped__", "cache_parameters"}}
-    args = (cached.__wrapped__, parameters["maxsize"], parameters["typed"])
-    return revive.lru_cache, args, state, None, None, revive.fill_lru_cache
-
-
-def _typevar(variable: Any, _pickler: RecordPickler) -> Any:
-    import cloudpickle.cloudpickle as cp
-
-    make, args = cp._typevar_reduce(variable)  # noqa: SLF001 - only its random id is unwanted, as with classes
-    return (make, (*args[:-1], None)) if make is cp._make_typevar else (make, args)  # noqa: SLF001 - as above
 
 
 def _exception(error: BaseException, pickler: RecordPickler) -> Any:
@@ -181,6 +135,16 @@ def _weakref(reference: weakref.ref[Any], _pickler: RecordPickler) -> Any:
         raise Unsaveable("a weak reference with a callback")
     target = reference()
     return (revive.dead_reference, ()) if target is None else (weakref.ref, (target,))
+
+
+def _weak_method(reference: Any, _pickler: RecordPickler) -> Any:
+    method = reference()
+    return (revive.dead_reference, ()) if method is None else (weakref.WeakMethod, (method,))
+
+
+def _proxy(proxy: Any, _pickler: RecordPickler) -> Any:
+    # A proxy hands everything on, bound methods included.
+    return weakref.proxy, (proxy.__repr__.__self__,)
 
 
 def _weak_values(mapping: Any, _pickler: RecordPickler) -> Any:
@@ -256,11 +220,7 @@ def _view_of(make: Callable[[Any], Any]) -> Reducer:
 
 
 _EXACT: dict[str, Reducer] = {
-    "builtins.code": _code,
-    "builtins.cell": _cell,
-    "builtins.module": _module,
-    "builtins.method": _method,
-    "builtins.mappingproxy": _mappingproxy,
+    **code.REDUCERS,
     "builtins.memoryview": _memoryview,
     "builtins.dict_keys": _view_of(revive.keys_view),
     "builtins.dict_values": _view_of(revive.values_view),
@@ -268,10 +228,11 @@ _EXACT: dict[str, Reducer] = {
     "builtins.odict_keys": _view_of(revive.keys_view),
     "builtins.odict_values": _view_of(revive.values_view),
     "builtins.odict_items": _view_of(revive.items_view),
-    "functools._lru_cache_wrapper": _lru_cache,
-    "typing.TypeVar": _typevar,
     "re.Match": _match,
     "weakref.ReferenceType": _weakref,
+    "weakref.WeakMethod": _weak_method,
+    "weakref.ProxyType": _proxy,
+    "weakref.CallableProxyType": _proxy,
     "weakref.WeakValueDictionary": _weak_values,
     "weakref.WeakKeyDictionary": _weak_keys,
     "_thread.lock": _lock,

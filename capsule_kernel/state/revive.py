@@ -11,6 +11,7 @@ import functools
 import queue
 import re
 import threading
+import typing
 import weakref
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
@@ -33,6 +34,25 @@ def lru_cache(function: Callable[..., Any], maxsize: int | None, typed: bool) ->
 def fill_lru_cache(cached: Any, state: dict[str, Any]) -> None:
     """Give a cached function its attributes."""
     vars(cached).update(state)
+
+
+def new_type(name: str, supertype: Any, module: str) -> Any:
+    """Return a type of `typing.NewType`."""
+    make: Any = typing.NewType
+    made = make(name, supertype)
+    made.__module__ = module
+    return made
+
+
+def type_variable(name: str, constraints: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Return a type variable."""
+    make: Any = typing.TypeVar
+    return make(name, *constraints, **options)
+
+
+def type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Return what a `type` statement makes."""
+    return typing.TypeAliasType(name, value, type_params=parameters)
 
 
 def match(pattern: re.Pattern[Any], how: str, string: Any, start: int, end: int) -> Any:
