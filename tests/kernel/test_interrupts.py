@@ -26,12 +26,16 @@ if TYPE_CHECKING:
 C_LOOP = "print('running', flush=True)\nsum(range(10**13))"
 """Holds the GIL in C for hours; Python's signal handlers do not run meanwhile."""
 
+SOON = "import asyncio\nasyncio.get_running_loop().call_soon(lambda: running())\n"
+"""Announces from the loop, when the await that follows has begun: just before, Python rightly warns of a coroutine that
+nobody has awaited."""
+
 INTERRUPTIBLE = {
     "a Python loop": "while True: pass",
     "time.sleep": "import time; time.sleep(60)",
-    "await asyncio.sleep": "import asyncio; await asyncio.sleep(60)",
-    "await of a task": "import asyncio; await asyncio.create_task(asyncio.sleep(60))",
-    "await gather": "import asyncio; await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
+    "await asyncio.sleep": f"{SOON}await asyncio.sleep(60)",
+    "await of a task": f"{SOON}await asyncio.create_task(asyncio.sleep(60))",
+    "await gather": f"{SOON}await asyncio.gather(asyncio.sleep(60), asyncio.sleep(60))",
     "a busy coroutine": "import asyncio\nwhile True: await asyncio.sleep(0)",
     "await beside a busy callback": (
         "import asyncio\n"
@@ -41,8 +45,14 @@ INTERRUPTIBLE = {
         "asyncio.get_running_loop().call_soon(busy)\n"
         "await asyncio.sleep(60)"
     ),
-    "asyncio.run": "import asyncio\nasync def main():\n    running(); await asyncio.sleep(60)\nasyncio.run(main())",
-    "anyio.run": "import anyio\nasync def main():\n    running(); await anyio.sleep(60)\nanyio.run(main)",
+    "asyncio.run": (
+        "import asyncio\nasync def main():\n"
+        "    asyncio.get_running_loop().call_soon(lambda: running())\n    await asyncio.sleep(60)\nasyncio.run(main())"
+    ),
+    "anyio.run": (
+        "import anyio, asyncio\nasync def main():\n"
+        "    asyncio.get_running_loop().call_soon(lambda: running())\n    await anyio.sleep(60)\nanyio.run(main)"
+    ),
     "a __del__": (
         "class Slow:\n    def __del__(self):\n        running()\n        while True: pass\nSlow()\nwhile True: pass"
     ),
@@ -130,7 +140,7 @@ def test_keyboard_interrupt_of_an_await_can_be_caught(shared_kernel: Client) -> 
     code = (
         "import asyncio\n"
         "try:\n"
-        "    running(); await asyncio.sleep(60)\n"
+        "    asyncio.get_running_loop().call_soon(lambda: running()); await asyncio.sleep(60)\n"
         "except (KeyboardInterrupt, asyncio.CancelledError):\n"
         "    print('caught')\n"
         "finally:\n"
@@ -149,7 +159,7 @@ def test_cleanup_of_an_interrupted_await_may_await(shared_kernel: Client) -> Non
     code = (
         "import asyncio\n"
         "try:\n"
-        "    running(); await asyncio.sleep(60)\n"
+        "    asyncio.get_running_loop().call_soon(lambda: running()); await asyncio.sleep(60)\n"
         "finally:\n"
         "    await asyncio.sleep(0.01)\n"
         "    print('cleaned up')"
