@@ -273,6 +273,8 @@ def test_preloaded_widgets_work_in_every_worker(start_kernel: KernelStarter) -> 
         assert kernel.evaluate("slider.value") == "7"
         kernel.run("%reset --worker")
         kernel.wait_until(lambda: bool(kernel.unclaimed), "comm_close")
+        # With this request's idle the other closes have come too.
+        assert kernel.ask("comm_info_request")["comms"] == {}
         kernel.claim_unparented("comm_close")
 
 
