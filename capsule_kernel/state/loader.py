@@ -106,8 +106,10 @@ class Loader:
                 return
         try:
             stream = record.inline or b"".join(self._source.chunk(chunk) for chunk in names_in(record.stream))
-            buffers = [self._bytes(buffer) for buffer in record.buffers]
-            blobs = [bytes(self._bytes(blob)) for blob in record.blobs]
+            buffers = [
+                self._bytes(buffer) if buffer.is_readonly else Pieces(self._source, buffer) for buffer in record.buffers
+            ]
+            blobs = [self._bytes(blob) for blob in record.blobs]
         except StateError as exc:
             self._failures[name] = f"its bytes cannot be read: {exc}"
             return
@@ -118,9 +120,33 @@ class Loader:
             return
         self._objects[name] = made
 
-    def _bytes(self, buffer: Buffer) -> bytes | bytearray:
-        pieces = [self._source.chunk(name) for name in names_in(buffer.chunks)]
-        return b"".join(pieces) if buffer.is_readonly else bytearray().join(pieces)
+    def _bytes(self, buffer: Buffer) -> bytes:
+        return b"".join(self._source.chunk(name) for name in names_in(buffer.chunks))
+
+
+class Pieces:
+    """A record's buffer that is read when it is needed: into the memory of an array, without a copy of it between."""
+
+    def __init__(self, source: Source, buffer: Buffer) -> None:
+        self._source = source
+        self._buffer = buffer
+
+    def copy_into(self, target: memoryview) -> None:
+        """Write the bytes to `target`, which has as many.
+
+        Raises:
+            StateError: they cannot be had.
+        """
+        start = 0
+        for name in names_in(self._buffer.chunks):
+            chunk = self._source.chunk(name)
+            target[start : start + len(chunk)] = chunk
+            start += len(chunk)
+
+    def __buffer__(self, _flags: int) -> memoryview:
+        content = bytearray(self._buffer.size_bytes)
+        self.copy_into(memoryview(content))
+        return memoryview(content)
 
 
 class _RecordUnpickler(pickle.Unpickler):
@@ -129,7 +155,7 @@ class _RecordUnpickler(pickle.Unpickler):
     def __init__(
         self,
         stream: bytes,
-        buffers: list[bytes | bytearray],
+        buffers: list[bytes | Pieces],
         blobs: list[bytes],
         references: list[Reference],
         loader: Loader,

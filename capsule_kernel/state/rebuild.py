@@ -146,7 +146,11 @@ def array(data: Any, dtype: Any, shape: tuple[int, ...], order: str, writeable: 
 
     made = np.empty(shape, dtype, order="F" if order == "F" else "C")
     if made.nbytes:
-        made.ravel(order="K").view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        flat = made.ravel(order="K").view(np.uint8)
+        if hasattr(data, "copy_into"):
+            data.copy_into(memoryview(flat))
+        else:
+            flat[:] = np.frombuffer(data, np.uint8)
     made.flags.writeable = writeable
     return made
 

@@ -6,10 +6,12 @@ touched at the end only, and stays the one dict that it was.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import platform
 import sys
 import warnings
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -85,7 +87,7 @@ def restore(
         _close_figures()
     early = [name for name in captured.extras if ambient.is_early(name)]
     late = [name for name in captured.extras if not ambient.is_early(name)]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_collections():
         warnings.simplefilter("ignore")
         _put_back(early, captured, loader, result)
         values: dict[str, Any] = {}
@@ -100,6 +102,18 @@ def restore(
     namespace.update(values)
     _put_back(late, captured, loader, result)
     return result
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Bracket what makes many objects that stay: looking for rubbish among them would take longer than making them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _take(name: str, entry: Entry, loader: Loader, values: dict[str, Any]) -> Entry:
