@@ -9,7 +9,7 @@ import sys
 from IPython.extensions import storemagic
 
 from capsule_kernel.wire.worker_messages import ZygoteOptions
-from capsule_kernel.worker import comms, loop, output, parents, root
+from capsule_kernel.worker import comms, loop, output, parents, root, tracebacks
 from capsule_kernel.worker.app import IPKernelApp
 
 
@@ -31,6 +31,8 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
         except Exception as exc:  # noqa: BLE001 - a module of the user's choice; the worker starts without it
             failures.append(f"cannot preload {name!r}: {type(exc).__name__}: {exc}")
     app.prepare_workers()
+    # Before the first fork: afterwards each process would have the machinery to itself, some 8 MiB.
+    tracebacks.warm(app.shell)
     # A collection in a fork would copy every page that holds a collectable object.
     gc.freeze()
     gc.enable()
