@@ -37,7 +37,7 @@ from capsule_kernel.wire.worker_messages import (
     WorkerOptions,
     decode_to_worker,
 )
-from capsule_kernel.worker import output, parents, standin, tracebacks
+from capsule_kernel.worker import output, parents, standin
 from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
@@ -56,7 +56,6 @@ _RESERVE_BYTES = 1 << 20
 _OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
 _OUT_OF_MEMORY_STATUS = 70
 _PR_SET_PDEATHSIG = 1
-_WARM_AFTER_S = 0.03
 
 
 class Worker:
@@ -130,8 +129,6 @@ class Worker:
     def _serve(self) -> None:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
-        if not tracebacks.are_warm():
-            self._coordinator.ensure_event_loop().call_later(_WARM_AFTER_S, self._warm)
         while True:
             message: ToWorker | None = self._coordinator.wait(self._inbox, self._lineage.patience_s)
             if message is None:
@@ -158,11 +155,6 @@ class Worker:
             if os.getpid() != self._pid:
                 # A child that user code forked has come to the end of its cell.
                 self._leave_child()
-
-    def _warm(self) -> None:
-        # Once something has run, it is the user's process, which may be short of anything.
-        if not self._cancellation.serial and not self._newest[1]:
-            tracebacks.warm(self._shell)
 
     def _set_up(self) -> None:
         faulthandler.enable(self._fault, all_threads=True)

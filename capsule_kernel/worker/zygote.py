@@ -7,7 +7,6 @@ while it still imports, the parent-death signal does that.
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import select
 import signal
@@ -33,7 +32,6 @@ from capsule_kernel.wire.worker_messages import (
     decode_to_zygote,
     encode,
 )
-from capsule_kernel.worker import tracebacks
 
 if TYPE_CHECKING:
     from capsule_kernel.worker.app import IPKernelApp
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _READ_BYTES = 1 << 16
-_WARM_AFTER_MS = 300
 _OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
 _MAX_DESCRIPTORS = 16 * len(WORKER_DESCRIPTORS)
 
@@ -103,12 +100,7 @@ class Zygote:
         self._own = (ends, wakeup)
         try:
             while True:
-                is_time_to_warm = bool(self._workers) and not tracebacks.are_warm()
-                ready = poll.poll(_WARM_AFTER_MS if is_time_to_warm else None)
-                if not ready:
-                    tracebacks.warm(self._app.shell)
-                    gc.freeze()
-                for descriptor, _ in ready:
+                for descriptor, _ in poll.poll():
                     if descriptor == self._control.fileno():
                         if not self._receive():
                             return
