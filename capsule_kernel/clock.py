@@ -13,6 +13,10 @@ class Clock:
         """Return seconds of a clock that never goes back."""
         return time.monotonic()
 
+    def unix_ms(self) -> int:
+        """Return the time of day in milliseconds since 1970, as promises have it."""
+        return time.time_ns() // 1_000_000
+
     def iso_now(self) -> str:
         """Return the time of day as ISO 8601 with the offset of UTC, as Jupyter's headers have it."""
         return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -282,3 +282,73 @@ class ManifestRejected(StateError):
 
     def __str__(self) -> str:
         return f"checkpoint {self.checkpoint} refused: {self.reason}"
+
+
+class PromiseError(CapsuleError):
+    """Something about promises: their ids, the store that holds them, the server."""
+
+
+class InvalidPromiseId(PromiseError):
+    """A text cannot be (part of) a promise's id.
+
+    Attributes:
+        text: what was given.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.text!r} cannot be part of a promise's id: use letters, digits, '_' and '-'"
+
+
+class PromiseNotFound(PromiseError):
+    """There is no promise of this id (any more).
+
+    Attributes:
+        promise_id: the id.
+    """
+
+    def __init__(self, promise_id: str) -> None:
+        super().__init__(promise_id)
+        self.promise_id = promise_id
+
+    def __str__(self) -> str:
+        return f"there is no promise {self.promise_id!r}"
+
+
+class PromiseRejected(PromiseError):
+    """The promises' store or server answered a request with an error.
+
+    Attributes:
+        kind: the request, for example `promise.create`.
+        status: the answer's status, as in HTTP.
+        reason: the answer's text.
+    """
+
+    def __init__(self, kind: str, status: int, reason: str) -> None:
+        super().__init__(kind, status, reason)
+        self.kind = kind
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.kind} was refused with status {self.status}: {self.reason}"
+
+
+class PromisesUnavailable(PromiseError):
+    """The promises' store or server cannot be used now; nothing that it acknowledged is lost.
+
+    Attributes:
+        where: the file, or the server's URL.
+        reason: what happened and what to do.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"promises at {self.where}: {self.reason}"

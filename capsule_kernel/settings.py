@@ -16,6 +16,7 @@ from capsule_kernel.errors import ConfigurationError
 CONFIG_NAME = "jupyter_capsule_config"
 """Name, without `.py` or `.json`, of the configuration files that are looked for in Jupyter's folders."""
 
+DURABILITIES = ("off", "embedded", "remote")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -71,6 +72,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     history_file: str = ""
     """SQLite file of the input history: empty for the IPython profile's own, `:memory:` for none on disk."""
+
+    durability: str = "embedded"
+    """Where promises are kept, and with them the record of executions and questions; one of `DURABILITIES`: nowhere, in
+    `promises_file`, or on the Resonate server at `resonate_url`."""
+
+    promises_file: str = ""
+    """SQLite file of the promises: empty for the environment's `CAPSULE_PROMISES_FILE`, or else the user's own file in
+    Jupyter's data folder."""
+
+    resonate_url: str = ""
+    """URL of the Resonate server: empty for the environment's `RESONATE_URL`."""
+
+    resonate_token_command: str = ""
+    """Command line that prints a token for the Resonate server, run again when one is refused; empty for the
+    environment's `RESONATE_TOKEN`."""
 
     log_level: str = "WARNING"
     """The least severe log record that is written to the kernel's standard error; one of `LOG_LEVELS`."""
@@ -269,6 +285,8 @@ def _setting(name: str, value: object, source: str) -> object:
         result, expected = _integer(value), "a whole number, 0 or greater"
     elif name == "log_level":
         result, expected = _log_level(value), f"one of {', '.join(LOG_LEVELS)}"
+    elif name == "durability":
+        result, expected = value if value in DURABILITIES else None, f"one of {', '.join(DURABILITIES)}"
     elif name == "executor_factory":
         result, expected = value if isinstance(value, str) and ":" in value else None, "module:attribute"
     elif kind is str:

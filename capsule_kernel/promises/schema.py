@@ -1,0 +1,98 @@
+"""The embedded store's file: one SQLite database per user, made and opened here, with errors of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+
+from capsule_kernel.errors import PromisesUnavailable
+from capsule_kernel.promises.model import FAR_FUTURE_MS
+
+BUSY_MS = 10_000
+"""How long to wait for another process that writes."""
+
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE promise (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, kind TEXT NOT NULL, branch TEXT, param TEXT NOT NULL,
+    value TEXT NOT NULL, tags TEXT NOT NULL, timeout_at INTEGER NOT NULL, created_at INTEGER NOT NULL,
+    settled_at INTEGER
+);
+CREATE INDEX promise_pending ON promise (kind, id) WHERE state = 'pending';
+CREATE INDEX promise_due ON promise (timeout_at) WHERE state = 'pending' AND timeout_at < {FAR_FUTURE_MS};
+CREATE INDEX promise_branch ON promise (branch, id) WHERE branch IS NOT NULL;
+CREATE TABLE task (
+    id TEXT PRIMARY KEY, state TEXT NOT NULL, version INTEGER NOT NULL, pid TEXT, ttl INTEGER,
+    resumes TEXT NOT NULL, due_at INTEGER
+);
+CREATE INDEX task_due ON task (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE wait (awaited TEXT NOT NULL, awaiter TEXT NOT NULL, PRIMARY KEY (awaited, awaiter)) WITHOUT ROWID;
+CREATE INDEX wait_awaiter ON wait (awaiter);
+CREATE TABLE listener (promise TEXT NOT NULL, address TEXT NOT NULL, PRIMARY KEY (promise, address)) WITHOUT ROWID;
+CREATE TABLE log (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, op TEXT NOT NULL, id TEXT NOT NULL, note TEXT);
+"""
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Open the database, and make it where there is none.
+
+    Raises:
+        PromisesUnavailable: it cannot be used.
+    """
+    with translated(path):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        # Created before SQLite does it with the process's mask; its -wal and -shm take the mode over.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+        try:
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            if mode != "wal":
+                raise PromisesUnavailable(path, "the file system has no shared memory: set a file on a local disk")
+            # NORMAL survives the death of any process; FULL, set per transaction, that of the machine too.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    if connection.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")  # the second of two that make it waits, and finds it made
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        elif version != _VERSION:
+            raise PromisesUnavailable(path, f"it has format {version}, this Capsule uses {_VERSION}: set another file")
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextlib.contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn errors of SQLite and of the system into ours.
+
+    Raises:
+        PromisesUnavailable: instead of them.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as exc:
+        if "locked" in str(exc):
+            raise PromisesUnavailable(path, f"another process has been writing for {BUSY_MS / 1000:g} s") from exc
+        raise PromisesUnavailable(path, f"{exc}") from exc
+    except sqlite3.DatabaseError as exc:
+        reason = f"{exc}: the file is damaged; move it away, or set another one"
+        raise PromisesUnavailable(path, reason) from exc
+    except OSError as exc:
+        raise PromisesUnavailable(path, f"{exc.strerror or exc}: set another file") from exc

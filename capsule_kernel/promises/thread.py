@@ -1,0 +1,158 @@
+"""The thread that owns an embedded store: waiting for the disk or for another process holds up nobody else.
+
+Requests that come while it works are carried out together, in one transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from capsule_kernel.errors import PromisesUnavailable
+from capsule_kernel.promises.requests import Request
+from capsule_kernel.promises.rules import Outcome
+from capsule_kernel.promises.store import Store
+
+_TOGETHER_MAX = 64
+
+
+class _Job:
+    """One piece of work, and who waits for it."""
+
+    __slots__ = ("error", "function", "future", "is_durable", "loop", "requests", "result")
+
+    def __init__(
+        self,
+        function: Callable[[Store], Any] | None,
+        requests: Sequence[Request] = (),
+        *,
+        is_durable: bool = False,
+    ) -> None:
+        self.function = function
+        self.requests = requests
+        self.is_durable = is_durable
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def finish(self) -> None:
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class StoreThread:
+    """Runs work on a store that it opens with the first.
+
+    Args:
+        open_store: opens the store.
+    """
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._store: Store | None = None
+        self._is_stopped = False
+
+    async def apply(self, requests: Sequence[Request], *, is_durable: bool) -> list[Outcome]:
+        """Carry out requests in one transaction (see `Store.apply`)."""
+        outcomes: list[Outcome] = await self._put(_Job(None, requests, is_durable=is_durable))
+        return outcomes
+
+    async def call[T](self, function: Callable[[Store], T]) -> T:
+        """Run a function on the thread."""
+        result: T = await self._put(_Job(function))
+        return result
+
+    async def stop(self, timeout_s: float) -> None:
+        """Finish what was asked for, close the store, end the thread."""
+        self._is_stopped = True
+        if self._thread is None:
+            return
+        thread = self._thread
+        self._jobs.put(None)
+        await asyncio.to_thread(thread.join, timeout_s)
+        self._thread = None
+
+    def _put(self, job: _Job) -> asyncio.Future[Any]:
+        if self._is_stopped:
+            raise PromisesUnavailable("the embedded store", "it was closed")
+        if self._thread is None:
+            # Not waited for at exit: a disk that hangs must not keep the process.
+            self._thread = threading.Thread(target=self._run, name="promises", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+        return job.future
+
+    def _run(self) -> None:
+        try:
+            while True:
+                job = self._jobs.get()
+                if job is None:
+                    return
+                jobs, is_last = self._more(job)
+                self._work(jobs)
+                loops = {job.loop for job in jobs}
+                for loop in loops:
+                    done = [job for job in jobs if job.loop is loop]
+                    try:
+                        loop.call_soon_threadsafe(_finish, done)
+                    except RuntimeError:  # the loop was closed: nobody waits any more
+                        continue
+                if is_last:
+                    return
+        finally:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    def _more(self, job: _Job) -> tuple[list[_Job], bool]:
+        """Return what can be done together with a job, and whether that is all there will be."""
+        jobs = [job]
+        while not self._jobs.empty() and len(jobs) < _TOGETHER_MAX:
+            other = self._jobs.get()
+            if other is None:
+                return jobs, True
+            jobs.append(other)
+        return jobs, False
+
+    def _work(self, jobs: list[_Job]) -> None:
+        start = 0
+        while start < len(jobs):
+            end = start + 1
+            if jobs[start].function is None:
+                while end < len(jobs) and jobs[end].function is None:
+                    end += 1
+            self._do(jobs[start:end])
+            start = end
+
+    def _do(self, jobs: list[_Job]) -> None:
+        try:
+            if self._store is None:
+                self._store = self._open_store()
+            function = jobs[0].function
+            if function is not None:
+                jobs[0].result = function(self._store)
+                return
+            together = [request for job in jobs for request in job.requests]
+            outcomes = self._store.apply(together, is_durable=any(job.is_durable for job in jobs))
+            at = 0
+            for job in jobs:
+                job.result = outcomes[at : at + len(job.requests)]
+                at += len(job.requests)
+        except Exception as exc:  # noqa: BLE001 - the top of a thread: whoever asked gets the error
+            for job in jobs:
+                job.error = exc
+
+
+def _finish(jobs: list[_Job]) -> None:
+    for job in jobs:
+        job.finish()

@@ -1,0 +1,230 @@
+import asyncio
+import contextlib
+import stat
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from capsule_kernel.errors import PromiseNotFound, PromisesUnavailable
+from capsule_kernel.promises.embedded import EmbeddedPromises
+
+_SETTLER = """
+import asyncio, sys
+from capsule_kernel.promises.embedded import EmbeddedPromises
+
+async def main() -> None:
+    async with EmbeddedPromises(sys.argv[1]) as promises:
+        waiting = asyncio.create_task(promises.wait("question", 60))
+        await promises.call(lambda store: store.bell.open())
+        print("waiting", flush=True)
+        promise = await waiting
+        await promises.settle("answered", "resolved", {"heard": promise.value_data()})
+
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def waiting_process(path: str) -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _SETTLER, path, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            assert await process.stdout.readline() == b"waiting\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def test_only_the_first_creation_is_new(promises: EmbeddedPromises) -> None:
+    first = await promises.create("k-1:input:1", {"prompt": "Name? "}, kind="input")
+    second = await promises.create("k-1:input:1", {"prompt": "Age? "}, kind="input")
+    assert (first.is_new, second.is_new) == (True, False)
+    assert second.promise == first.promise
+    assert second.promise.param_data() == {"prompt": "Name? "}
+
+
+async def test_the_first_settlement_wins(promises: EmbeddedPromises) -> None:
+    await promises.create("a")
+    settled = await asyncio.gather(*(promises.settle("a", "resolved", number) for number in range(5)))
+    assert [one.is_winner for one in settled] == [True, False, False, False, False]
+    assert {one.promise.value_data() for one in settled} == {0}
+
+
+async def test_settling_what_is_not_there_says_so(promises: EmbeddedPromises) -> None:
+    with pytest.raises(PromiseNotFound, match="'nothing'"):
+        await promises.settle("nothing", "resolved")
+    with pytest.raises(PromiseNotFound, match="'nothing'"):
+        await promises.wait("nothing")
+    assert await promises.get("nothing") is None
+
+
+async def test_waiting_ends_with_the_settlement(promises: EmbeddedPromises) -> None:
+    await promises.create("a")
+    waits = [asyncio.create_task(promises.wait("a", 30)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await promises.settle("a", "rejected_canceled", "no")
+    for promise in await asyncio.gather(*waits):
+        assert (promise.state, promise.value_data()) == ("rejected_canceled", "no")
+    assert (await promises.wait("a")).state == "rejected_canceled"
+
+
+async def test_a_wait_has_its_own_deadline(promises: EmbeddedPromises) -> None:
+    await promises.create("a")
+    with pytest.raises(TimeoutError):
+        await promises.wait("a", 0.01)
+    assert "0 awaited" in repr(promises)
+
+
+async def test_a_promise_times_out_by_itself(promises: EmbeddedPromises) -> None:
+    await promises.create("a", timeout_at_ms=now_ms() + 50)
+    assert (await promises.wait("a", 30)).state == "rejected_timedout"
+    settled = await promises.settle("a", "resolved", "late")
+    assert not settled.is_winner
+    assert settled.promise.state == "rejected_timedout"
+
+
+async def test_search_finds_by_prefix_state_and_kind(promises: EmbeddedPromises) -> None:
+    for number in (1, 2, 10):
+        await promises.create(f"exec:k-{number}", kind="exec", tags={"capsule:kernel": "k"})
+    await promises.create("k-1:input:1", kind="input")
+    await promises.settle("exec:k-2", "resolved")
+    pending = await promises.search(state="pending", kind="exec")
+    assert [promise.id for promise in pending] == ["exec:k-1", "exec:k-10"]
+    assert [promise.id for promise in await promises.search(prefix="k-1:")] == ["k-1:input:1"]
+    assert [promise.id for promise in await promises.search(tags={"capsule:kernel": "k"}, state="resolved")] == [
+        "exec:k-2"
+    ]
+    first = await promises.search(prefix="exec:", limit=2)
+    rest = await promises.search(prefix="exec:", after=first[-1].id)
+    assert [promise.id for promise in first + rest] == ["exec:k-1", "exec:k-10", "exec:k-2"]
+
+
+async def test_notes_are_written_in_their_order_before_what_is_asked_next(promises: EmbeddedPromises) -> None:
+    for number in range(700):
+        promises.note_create(f"exec:k-{number}", kind="exec")
+        promises.note_settle(f"exec:k-{number}", "resolved", {"status": "ok"})
+    promises.note_create("exec:k-open", kind="exec")
+    settled = await promises.settle("exec:k-open", "rejected", {"status": "interrupted"})
+    assert settled.is_winner
+    assert len(await promises.search(prefix="exec:", state="resolved")) == 700
+    assert promises.statistics.written == 1401
+    assert promises.statistics.refused == 0
+
+
+async def test_what_was_noted_is_there_after_stop(path: str) -> None:
+    async with EmbeddedPromises(path) as promises:
+        promises.note_create("a", 1)
+        promises.note_settle("a", "resolved", 2)
+    async with EmbeddedPromises(path) as promises:
+        promise = await promises.get("a")
+        assert promise is not None
+        assert promise.value_data() == 2
+
+
+async def test_stop_wakes_whoever_waits(path: str) -> None:
+    promises = EmbeddedPromises(path)
+    await promises.create("a")
+    wait = asyncio.create_task(promises.wait("a"))
+    await promises.get("a")
+    await promises.call(lambda store: store.bell.open())
+    await promises.stop()
+    with pytest.raises(PromisesUnavailable, match="closed"):
+        await wait
+    assert list(Path(path + ".wake").iterdir()) == []
+
+
+async def test_nothing_is_opened_before_the_first_request(path: str) -> None:
+    async with EmbeddedPromises(path):
+        assert not Path(path).exists()
+    assert not Path(path).exists()
+
+
+async def test_the_file_is_its_owners_alone(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("a")
+    wait = asyncio.create_task(promises.wait("a", 30))
+    await promises.get("a")
+    await promises.settle("a", "resolved")
+    await wait
+    for file in Path(path).parent.glob("promises.sqlite3*"):
+        mode = stat.S_IMODE(file.stat().st_mode)
+        assert mode == (0o700 if file.is_dir() else 0o600), file
+
+
+async def test_another_process_is_woken(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("question")
+    await promises.create("answered")
+    async with waiting_process(path) as process:
+        await promises.settle("question", "resolved", "Alice")
+        promise = await promises.wait("answered", 30)
+        assert promise.value_data() == {"heard": "Alice"}
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+
+
+async def test_without_a_socket_the_log_is_looked_at(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("a")
+    wait = asyncio.create_task(promises.wait("a", 30))
+    await promises.get("a")
+    await promises.call(lambda store: store.bell.open())
+    for socket in Path(path + ".wake").iterdir():
+        socket.unlink()
+    async with EmbeddedPromises(path) as other:
+        await other.settle("a", "resolved", 1)
+    assert (await wait).value_data() == 1
+
+
+async def test_a_dead_process_leaves_no_socket(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("question")
+    wake = Path(path + ".wake")
+    async with waiting_process(path) as process:
+        assert len(list(wake.iterdir())) == 1
+        process.kill()
+        await process.wait()
+        await promises.settle("question", "resolved")
+        assert list(wake.iterdir()) == []
+
+
+async def test_a_file_deleted_under_us_is_made_again(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("a")
+    for file in Path(path).parent.glob("promises.sqlite3*"):
+        if file.is_file():
+            file.unlink()
+    assert (await promises.create("b")).is_new
+    async with EmbeddedPromises(path) as other:
+        assert await other.get("b") is not None
+        assert await other.get("a") is None
+
+
+async def test_a_file_that_is_no_database_is_named_and_left_alone(path: str) -> None:
+    Path(path).write_bytes(b"something else" * 100)
+    async with EmbeddedPromises(path) as promises:
+        promises.note_create("noted")
+        with pytest.raises(PromisesUnavailable, match="move it away"):
+            await promises.create("a")
+        assert not await promises.flush(0.1)
+        assert promises.statistics.waiting == 1
+        assert "move it away" in promises.statistics.last_error
+        assert Path(path).read_bytes() == b"something else" * 100
+        Path(path).unlink()
+        assert await promises.flush()
+        assert await promises.get("noted") is not None
+
+
+async def test_a_file_of_a_later_capsule_is_refused(path: str) -> None:
+    async with EmbeddedPromises(path) as promises:
+        await promises.create("a")
+        await promises.call(lambda store: store._connection.execute("PRAGMA user_version=99"))
+    async with EmbeddedPromises(path) as promises:
+        with pytest.raises(PromisesUnavailable, match="format 99"):
+            await promises.get("a")
