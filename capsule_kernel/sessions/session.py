@@ -34,8 +34,10 @@ from capsule_kernel.wire.worker_messages import (
     Execute,
     FromWorker,
     Interrupt,
+    Publish,
     Ready,
     Shutdown,
+    Stream,
     ToReader,
     Wake,
     WorkerOptions,
@@ -335,6 +337,9 @@ class Session:
                 return
             case Done():
                 self.phase = advance(self.phase, Event.DONE)
+            case Stream() | Publish():
+                # What a child wrote before this comes before it.
+                self.drain_descriptors()
             case _:
                 pass
         self._owner.on_message(self, message)

@@ -87,9 +87,18 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         """Leave `sys.excepthook` alone."""
 
     def init_path(self) -> None:
-        """Put the notebook's folder first."""
-        if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.insert(0, "")
+        """Put the notebook's folder behind the standard library, as IPython does unless Python was started with -P.
+
+        The kernel is started so for its own sake: files beside the notebook must not take the place of its modules.
+        """
+        if "" in sys.path or self.ignore_cwd or os.environ.get("PYTHONSAFEPATH"):
+            return
+        folders = (os.path.basename(path) for path in sys.path)
+        index = next((index for index, name in enumerate(folders) if name in _PACKAGES), 0)
+        sys.path.insert(index, "")
+
+
+_PACKAGES = ("site-packages", "dist-packages")
 
 
 def _names_in(folder: str) -> list[str]:

@@ -6,13 +6,19 @@ must not write here at all: it is told so, and its text goes to descriptors 1 an
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import struct
+import termios
 import threading
+import time
 
 from capsule_kernel.wire.framing import encode_frames
 from capsule_kernel.wire.worker_messages import FromWorker, encode
 from capsule_kernel.worker.interrupt import ExecutionCancellation
+
+_LOOK_AGAIN_S = 0.0001
 
 
 class Channel:
@@ -36,6 +42,18 @@ class Channel:
     def send_together(self, messages: list[FromWorker]) -> None:
         """Send several messages in one write."""
         self._write(b"".join([encode_frames(encode(message)) for message in messages]))
+
+    def wait_received(self, patience_s: float) -> None:
+        """Wait until the front has read all that was sent, for `patience_s` at most: it may be told to read slowly."""
+        deadline = time.monotonic() + patience_s
+        try:
+            # unix(7), SIOCOUTQ on a socket: bytes that the peer has not read.
+            while struct.unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, b"\0\0\0\0"))[0]:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_LOOK_AGAIN_S)
+        except OSError:
+            return
 
     def after_fork_in_child(self) -> None:
         """Forget a lock that a thread of the parent may have held."""

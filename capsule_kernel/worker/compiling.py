@@ -21,7 +21,9 @@ import enum
 import inspect
 import linecache
 import os
+import re
 import struct
+import warnings
 from collections import OrderedDict
 from types import CodeType
 from typing import Any
@@ -57,7 +59,10 @@ def detect_mode(source: str) -> ExecutionMode:
             else ExecutionMode.SIMPLE_SYNC
         )
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            # The one who compiles it says them.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ExecutionMode.UNKNOWN
     finder = _AwaitFinder()
@@ -65,6 +70,21 @@ def detect_mode(source: str) -> ExecutionMode:
     if finder.awaits:
         return ExecutionMode.TOP_LEVEL_AWAIT
     return ExecutionMode.ASYNC_DEF if finder.has_async_def else ExecutionMode.SIMPLE_SYNC
+
+
+_WARNED_OF = re.compile(
+    r"""\\[^\\\n\r'"abfnrtvxuUN0-7]"""  # an escape that is none
+    r"""|\\[4-7][0-7]{2}"""  # one beyond a byte
+    r"""|\bis\s+(?:not\s+)?[-\d'"(\[{]|[\d'")\]}]\s+is\b"""  # identity with a literal
+    r"""|\bassert\s*\("""  # of a tuple
+    r"""|\d(?:and|or|if|in|is|else|for|not)\b"""  # a number that runs into a word
+    r"""|['"\])}\d]\s*[\[(]"""  # a literal that is called or indexed
+)
+
+
+def may_warn(code: str) -> bool:
+    """Return whether the compiler may warn of something in `code` (SyntaxWarning); False is certain, True is not."""
+    return _WARNED_OF.search(code) is not None
 
 
 class _AwaitFinder(ast.NodeVisitor):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
 from capsule_kernel.worker import output
-from capsule_kernel.worker.compiling import ExecutionMode, detect_mode
+from capsule_kernel.worker.compiling import ExecutionMode, detect_mode, may_warn
 from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
 
@@ -74,7 +74,7 @@ class AsyncExecutor:
         shell = self._shell
         failure = None
         try:
-            transformed = shell.transform_cell(code)
+            transformed = self._transform_with_warnings(code) if may_warn(code) else shell.transform_cell(code)
         except Exception:  # noqa: BLE001 - transformers are user code; IPython reports it as the cell's error
             transformed = code
             failure = sys.exc_info()
@@ -94,6 +94,16 @@ class AsyncExecutor:
             )
         with self._coordinator.stepping_aside():
             return self._coordinator.context.run(_run_without_loop, coroutine)
+
+    def _transform_with_warnings(self, code: str) -> str:
+        """Return the cell as Python, with the compiler's warnings said as often as with ipykernel.
+
+        IPython compiles a cell to see whether it awaits, and one that does not twice; the file's name is `<>` then.
+        """
+        transformed: str = self._shell.transform_fully(code)
+        if not self._shell.should_run_async(code, transformed_cell=transformed):
+            self._shell.should_run_async(code, transformed_cell=transformed)
+        return transformed
 
     def _failed(self, exc: BaseException, code: str, *, silent: bool, store_history: bool, cell_id: str | None) -> Any:
         shell = self._shell

@@ -15,7 +15,7 @@ import comm
 from IPython.core.error import StdinNotImplementedError
 
 from capsule_kernel.wire.worker_messages import Ask, FromWorker, Unasked
-from capsule_kernel.worker import inspection, parents
+from capsule_kernel.worker import inspection, parents, standin
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
@@ -169,8 +169,7 @@ class WorkerKernel:
 
     def _ask(self, prompt: str, *, password: bool) -> str:
         if not self.allow_stdin:
-            name = "getpass" if password else "raw_input"
-            raise StdinNotImplementedError(f"{name} was called, but this frontend does not support input requests.")
+            standin.refuse_input(password=password)
         flush_streams()
         ask = self._questions.open()
         self._channel.send(Ask(parent=parents.current(), ask=ask, prompt=prompt, password=password))

@@ -36,8 +36,11 @@ class Detour(NamedTuple):
 class OutStream(io.TextIOBase):
     """A text stream that publishes what is written to it."""
 
+    # What `str(type(sys.stdout))` says: libraries look for it.
+    __module__ = "ipykernel.iostream"
+
     encoding = "UTF-8"
-    errors = "strict"
+    errors = None
     newlines = None
     topic = None
 
@@ -255,6 +258,28 @@ def _write_all(descriptor: int, data: bytes) -> None:
         except OSError:
             # The descriptor is user code's, which may have closed it.
             return
+
+
+_SPAWN_PATIENCE_S = 0.05
+_SPAWNING = frozenset({"os.system", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty"})
+
+
+def keep_order_with_children(channel: Channel) -> None:
+    """Have what was printed and displayed before a child process is started come before what that writes."""
+
+    def on_audit(event: str, _: tuple[Any, ...]) -> None:
+        if event in _SPAWNING:
+            settle(channel)
+
+    sys.addaudithook(on_audit)
+
+
+def settle(channel: Channel) -> None:
+    """Have what was printed and displayed so far come before what is written to descriptors from now on."""
+    if sys.stdout is STDOUT and channel.is_ours:
+        STDOUT.flush()
+        STDERR.flush()
+        channel.wait_received(_SPAWN_PATIENCE_S)
 
 
 def _shell() -> Any:

@@ -185,6 +185,7 @@ class Worker:
         sys.argv = list(self._options.kernel_argv)
         for stream in self._streams:
             stream.connect(self._channel, self._reader.wake_for_output)
+        output.keep_order_with_children(self._channel)
         os.register_at_fork(after_in_child=self._after_fork_in_child)
         standin.introduce(self.kernel)
         self._reader.start()

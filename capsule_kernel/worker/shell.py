@@ -6,9 +6,7 @@ loaded.
 
 from __future__ import annotations
 
-import bdb
 import builtins
-import contextlib
 import os
 import re
 import sys
@@ -16,7 +14,6 @@ from collections.abc import Callable
 from subprocess import CalledProcessError
 from types import CodeType, TracebackType
 from typing import Any
-from warnings import warn
 
 from IPython.core import page
 from IPython.core.autocall import IPyAutocall, ZMQExitAutocall
@@ -39,7 +36,7 @@ from capsule_kernel.worker.executor import InterruptibleAwait
 from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.magics import KernelMagics
 from capsule_kernel.worker.namespace import internals_in, put_back
-from capsule_kernel.worker.output import STDERR
+from capsule_kernel.worker.output import STDERR, settle
 from capsule_kernel.worker.system import run_command
 
 _ENVIRONMENT = {
@@ -55,6 +52,9 @@ _ENVIRONMENT = {
 
 class ZMQInteractiveShell(InteractiveShell):
     """The worker's shell."""
+
+    # What `str(type(get_ipython()))` says: libraries look for it, and people print it.
+    __module__ = "ipykernel.zmqshell"
 
     # What IPython's declarations leave open, as it is from the end of the constructor on.
     compile: CellCompiler
@@ -233,6 +233,10 @@ class ZMQInteractiveShell(InteractiveShell):
             source = raw_cell if raw_cell.endswith("\n") else raw_cell + "\n"
             if self.compile.parses(source, raw_cell):
                 return source
+        return self.transform_fully(raw_cell)
+
+    def transform_fully(self, raw_cell: str) -> str:
+        """Return the cell as Python, whatever it looks like."""
         transformed: str = super().transform_cell(raw_cell)
         return transformed
 
@@ -299,40 +303,27 @@ class ZMQInteractiveShell(InteractiveShell):
 
     async def run_code(self, code_obj: CodeType, result: Any = None, *, async_: bool = False) -> bool:
         """Run one code object; return whether it raised, which has then been shown."""
-        # IPython hides this frame and what is above it in tracebacks.
-        __tracebackhide__ = "__ipython_bottom__"
-        previous_hook, sys.excepthook = sys.excepthook, self.excepthook
-        self.sys_excepthook = previous_hook
+        running = super().run_code(code_obj, result, async_=async_)
+        raised: bool = await (InterruptibleAwait(running, self.kernel.cancellation) if async_ else running)
+        return raised
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Show the error that is being handled, or the given one, plainly where IPython cannot format it."""
+        error = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
         try:
-            try:
-                if async_:
-                    coroutine = eval(code_obj, self.user_global_ns, self.user_ns)  # noqa: S307 - running the user's cell
-                    await InterruptibleAwait(coroutine, self.kernel.cancellation)
-                else:
-                    exec(code_obj, self.user_global_ns, self.user_ns)  # noqa: S102 - running the user's cell
-            finally:
-                sys.excepthook = previous_hook
-        except SystemExit as exc:
-            self._note(result, exc)
-            exc.__traceback__ = of_user(exc.__traceback__)
-            self.showtraceback(exception_only=True)
-            warn("To exit: use 'exit', 'quit', or Ctrl-D.", stacklevel=1)
-        except bdb.BdbQuit as exc:
-            self._note(result, exc)
-        except self.custom_exceptions as exc:
-            self._note(result, exc)
-            self.CustomTB(type(exc), exc, exc.__traceback__)
-        except BaseException as exc:  # noqa: BLE001 - user code's errors are shown, all of them
-            self._note(result, exc)
-            exc.__traceback__ = of_user(exc.__traceback__)
-            with contextlib.suppress(Exception):  # said below: formatting runs user code, and may lack memory
-                self.showtraceback((type(exc), exc, exc.__traceback__), running_compiled_code=True, tb_offset=0)
-            if self.last_traceback is None:
-                # IPython could not format it, for example since its __str__ raises.
-                self._showtraceback(type(exc), exc, [f"{type(exc).__name__}: {text_of(exc)}"])
-        else:
-            return False
-        return True
+            super().showtraceback(exc_tuple, *args, **kwargs)
+        except Exception:  # formatting runs user code, and may lack memory
+            if error is None:
+                raise
+            self._showtraceback(type(error), error, [f"{type(error).__name__}: {text_of(error)}"])
+
+    def _get_exc_info(self, exc_tuple: Any = None) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+        """Return the error to show, without the kernel's own frames."""
+        kind, error, traceback = super()._get_exc_info(exc_tuple)
+        kept = of_user(traceback)
+        if kept is not traceback:
+            sys.last_traceback = error.__traceback__ = kept
+        return kind, error, kept
 
     def _format_exception_for_storage(
         self,
@@ -343,10 +334,6 @@ class ZMQInteractiveShell(InteractiveShell):
         """Return what `%notebook` stores of an error: what was shown. IPython would format it a second time."""
         name = type(exception).__name__
         return {"ename": name, "evalue": text_of(exception), "traceback": self.last_traceback or [name]}
-
-    def _note(self, result: Any, exc: BaseException) -> None:
-        if result is not None:
-            result.error_in_exec = exc
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException | None, stb: list[str]) -> None:
         """Publish a traceback as `error` (Jupyter messaging, "Execution errors")."""
@@ -381,6 +368,8 @@ class ZMQInteractiveShell(InteractiveShell):
         if cmd.rstrip().endswith("&"):
             raise OSError("Background processes not supported.")
         status = run_command(self.var_expand(cmd, depth=1))
+        if self.outlet.channel is not None:
+            settle(self.outlet.channel)
         self.user_ns["_exit_code"] = status
         if getattr(self, "system_raise_on_error", False) and status != 0:
             raise CalledProcessError(status, cmd)
@@ -400,10 +389,15 @@ _OURS = "capsule_kernel."
 def of_user(traceback: TracebackType | None) -> TracebackType | None:
     """Return a traceback without the kernel's own frames: those above the cell, and the driver of its awaits."""
     kept: list[TracebackType] = []
+    frames = 0
+    first = traceback
     while traceback is not None:
+        frames += 1
         if not str(traceback.tb_frame.f_globals.get("__name__", "")).startswith(_OURS):
             kept.append(traceback)
         traceback = traceback.tb_next
+    if len(kept) == frames:
+        return first
     result: TracebackType | None = None
     for item in reversed(kept):
         result = TracebackType(result, item.tb_frame, item.tb_lasti, item.tb_lineno)

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
-from capsule_kernel.worker import comms
+from capsule_kernel.worker import breakpoints, comms
 
 _KERNEL = "ipykernel.kernelbase"
 _IPYTHON_KERNEL = "ipykernel.ipkernel"
@@ -36,11 +36,31 @@ def introduce(kernel: Any) -> None:
     callbacks: dict[str, Callable[[ModuleType], None]] = {
         _KERNEL: on_kernel,
         _IPYTHON_KERNEL: lambda _: comms.install(kernel.shell),
+        "pdb": breakpoints.on_pdb,
+        breakpoints.DEBUGGER: breakpoints.on_debugger,
     }
     for name, callback in callbacks.items():
         if name in sys.modules:
             callback(sys.modules[name])
     sys.meta_path.insert(0, _Watch(callbacks))
+    breakpoints.install(kernel)
+
+
+def refuse_input(*, password: bool) -> NoReturn:
+    """Say that the client which runs this cell cannot be asked, with the error and the traceback that ipykernel has.
+
+    Raises:
+        StdinNotImplementedError: always.
+    """
+    from ipykernel.kernelbase import Kernel
+
+    class Deaf:
+        _allow_stdin = False
+
+    if password:
+        Kernel.getpass(Deaf())  # type: ignore[arg-type]  # all that it looks at before it raises
+    Kernel.raw_input(Deaf())  # type: ignore[arg-type]
+    raise AssertionError
 
 
 class _Watch:

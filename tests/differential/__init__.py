@@ -1,0 +1,4 @@
+"""The same notebook on ipykernel and on Capsule: the outputs of every cell have to be equal.
+
+`python -m tests.differential [NOTEBOOK …]` compares notebooks of your own.
+"""

@@ -1,0 +1,88 @@
+"""Compares notebooks, several at a time, and describes what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from . import source
+from .comparison import Comparison, compare
+from .execution import execute
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_SHOWN_CHARACTERS = 400
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """A notebook's comparison, with the seconds of the faster run on ipykernel and of that on Capsule."""
+
+    path: Path
+    comparison: Comparison
+    capsule_s: float
+    ipykernel_s: float
+
+    @property
+    def defects(self) -> int:
+        """How many cells differ that are not meant to; an early end counts as one."""
+        return sum(not item.intended for item in self.comparison.differences) + bool(self.comparison.failure)
+
+
+async def compare_notebook(path: Path) -> Result:
+    """Run one notebook twice on ipykernel and once on Capsule."""
+    notebook = source.read(path)
+    sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    capsule = await execute(notebook, "capsule")
+    first = await execute(notebook, "ipykernel")
+    second = await execute(notebook, "ipykernel")
+    return Result(
+        path=path,
+        comparison=compare(sources, first, second, capsule),
+        capsule_s=capsule.seconds,
+        ipykernel_s=min(first.seconds, second.seconds),
+    )
+
+
+async def compare_all(paths: Sequence[Path], jobs: int) -> list[Result]:
+    """Compare notebooks, `jobs` at a time."""
+    slots = asyncio.Semaphore(jobs)
+
+    async def one(path: Path) -> Result:
+        async with slots:
+            return await compare_notebook(path)
+
+    return list(await asyncio.gather(*map(one, paths)))
+
+
+def notebooks_in(places: Sequence[Path]) -> list[Path]:
+    """Return the notebooks that files and folders stand for."""
+    found: list[Path] = []
+    for place in places:
+        found += sorted([*place.rglob("*.ipy"), *place.rglob("*.ipynb")]) if place.is_dir() else [place]
+    return found
+
+
+def described(result: Result, *, intended: bool = True) -> str:
+    """Say what differs, for a person; intended differences only when asked for."""
+    comparison = result.comparison
+    lines: list[str] = []
+    for difference in comparison.differences:
+        if difference.intended and not intended:
+            continue
+        note = f" (intended: {difference.intended})" if difference.intended else ""
+        lines.append(f"  cell {difference.cell}{note}: {difference.source!r}")
+        texts = [
+            json.dumps(outputs, indent=1, sort_keys=True).replace("\\n", "\n").splitlines()
+            for outputs in (difference.expected, difference.got)
+        ]
+        diff = difflib.unified_diff(*texts, "ipykernel", "capsule", lineterm="", n=2)
+        lines += ["    " + line[:_SHOWN_CHARACTERS] for line in diff]
+    if comparison.failure:
+        lines.append(f"  the run ended early: {comparison.failure}")
+    return "\n".join(lines)
