@@ -169,11 +169,15 @@ class EmbeddedPromises:
         self._notes.hurry()
         outcomes = await self._thread.apply(requests, is_durable=is_durable)
         self._tell_waiters(outcomes)
+        if any(outcome.messages for outcome in outcomes):
+            self._rung.set()
         return outcomes
 
     async def tick(self) -> int | None:
         """Carry out what is due (see `Store.tick`)."""
-        return await self._thread.call(Store.tick)
+        due_ms = await self._thread.call(Store.tick)
+        self._rung.set()
+        return due_ms
 
     def hear(self, callback: Callable[[LogEntry], None]) -> Callable[[], None]:
         """Have every new entry of the log, creations excepted; call what is returned to end that."""

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from capsule_kernel.promises.model import EMPTY_VALUE, FAR_FUTURE_MS, Settlement, State, TaskState
+from capsule_kernel.promises.model import EMPTY_VALUE, FAR_FUTURE_MS, TARGET_TAG, Settlement, State, TaskState
 
 type Id = Annotated[str, msgspec.Meta(min_length=1)]
+type Version = Annotated[int, msgspec.Meta(ge=0)]
 type Ttl = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -26,7 +27,7 @@ class PromiseCreate(msgspec.Struct, frozen=True, tag="promise.create", rename="c
     """Create a promise, or read the one that has its id."""
 
     id: Id
-    timeout_at: int = FAR_FUTURE_MS
+    timeout_at: Annotated[int, msgspec.Meta(ge=0)] = FAR_FUTURE_MS
     param: msgspec.Raw = msgspec.Raw(EMPTY_VALUE.encode())
     tags: dict[str, str] = {}
 
@@ -112,7 +113,7 @@ class TaskAcquire(msgspec.Struct, frozen=True, tag="task.acquire"):
     """Take a pending task for `ttl` milliseconds."""
 
     id: Id
-    version: int
+    version: Version
     pid: Id
     ttl: Ttl
 
@@ -121,14 +122,14 @@ class TaskRelease(msgspec.Struct, frozen=True, tag="task.release"):
     """Give a task back unfinished."""
 
     id: Id
-    version: int
+    version: Version
 
 
 class TaskFulfill(msgspec.Struct, frozen=True, tag="task.fulfill"):
     """Finish a task by settling its promise."""
 
     id: Id
-    version: int
+    version: Version
     action: SettleAction
 
 
@@ -136,7 +137,7 @@ class TaskFence(msgspec.Struct, frozen=True, tag="task.fence"):
     """Create or settle a promise, but only while the task is held."""
 
     id: Id
-    version: int
+    version: Version
     action: FenceAction
 
 
@@ -144,8 +145,8 @@ class TaskSuspend(msgspec.Struct, frozen=True, tag="task.suspend"):
     """Give a task back until one of the awaited promises is settled."""
 
     id: Id
-    version: int
-    actions: list[CallbackAction] = []
+    version: Version
+    actions: Annotated[list[CallbackAction], msgspec.Meta(min_length=1)]
 
 
 class TaskHeartbeat(msgspec.Struct, frozen=True, tag="task.heartbeat"):
@@ -259,7 +260,43 @@ def read_request(kind: str, data: msgspec.Raw) -> Request | None:
         msgspec.MsgspecError: it is not what the kind needs.
     """
     decoder = _DECODERS.get(kind)
-    return decoder.decode(data) if decoder is not None else None
+    if decoder is None:
+        return None
+    request: Request = decoder.decode(data)
+    flaw = _flaw(request)
+    if flaw:
+        raise msgspec.ValidationError(flaw)
+    return request
+
+
+def _flaw(request: Request) -> str:
+    """Return what is wrong between the fields of a request; empty for nothing."""
+    match request:
+        case PromiseCreate(id=promise_id) if "\0" in promise_id:
+            return "Promise ID must not contain null bytes"
+        case PromiseRegisterCallback(awaited=awaited, awaiter=awaiter) if awaited == awaiter:
+            return "Awaited and awaiter must be different promises"
+        case TaskCreate(action=action) if TARGET_TAG not in action.data.tags:
+            return "Action must have a resonate:target tag"
+        case TaskFulfill(id=task_id, action=settle) if settle.data.id != task_id:
+            return "Action ID must match the task ID"
+        case TaskSuspend(id=task_id, actions=actions):
+            if any(action.data.awaiter != task_id for action in actions):
+                return "All action awaiter IDs must match the task ID"
+            if any(action.data.awaited == task_id for action in actions):
+                return "Action awaited promise must not equal the task ID"
+        case TaskFence(id=task_id, action=fenced) if _read_id(fenced.data) == task_id:
+            return "Action ID must not equal the task ID"
+    return ""
+
+
+def _read_id(data: msgspec.Raw) -> object:
+    """Return the id in a request's data; None when there is none."""
+    try:
+        found = msgspec.json.decode(data)
+    except msgspec.MsgspecError:
+        return None
+    return found.get("id") if isinstance(found, dict) else None
 
 
 _DECODERS: dict[str, msgspec.json.Decoder[Any]] = {

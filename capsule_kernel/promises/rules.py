@@ -274,7 +274,9 @@ class _Case:
         if awaiter.is_pending and awaited.is_pending:
             self._out.waits.append((awaited.id, awaiter.id))
         elif awaiter.is_pending:
-            self._resume(awaiter.id, awaited.id)
+            task = self._task(awaiter.id)
+            if task is not None and task.state != "halted":  # when it is continued, it reads the promise anyway
+                self._resume(awaiter.id, awaited.id)
         return self._found(awaited)
 
     def _search_promises(self, request: rq.PromiseSearch) -> Outcome:
@@ -470,7 +472,7 @@ class _Case:
 
     def _resume(self, awaiter: str, awaited: str) -> None:
         promise, task = self._promise(awaiter), self._task(awaiter)
-        if promise is None or task is None or not promise.is_pending or self._now_ms >= promise.timeout_at_ms:
+        if promise is None or task is None or not promise.is_pending:
             return
         if task.state == "suspended":
             self._offer(task, (awaited,))

@@ -16,11 +16,13 @@ import msgspec
 from capsule_kernel.clock import Clock
 from capsule_kernel.promises import rules
 from capsule_kernel.promises.bell import Bell
-from capsule_kernel.promises.model import Promise, State
+from capsule_kernel.promises.model import Promise, State, Task
 from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.rows import SqliteRows
 from capsule_kernel.promises.rules import Outcome
 from capsule_kernel.promises.schema import connect, translated
+
+_TASKS_MAX = 10_000
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -153,6 +155,12 @@ class Store:
             return self._rows.find_promises(
                 state=state, tags=tags or {}, after=after, limit=limit, prefix=prefix, kind=kind
             )
+
+    def pending_tasks(self) -> list[Task]:
+        """Return tasks that nobody has taken, in the order of their ids."""
+        with translated(self.path):
+            self._follow_file()
+            return self._rows.find_tasks(state="pending", after="", limit=_TASKS_MAX)
 
     def last_seq(self) -> int:
         """Return the number of the log's last entry."""

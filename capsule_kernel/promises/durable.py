@@ -1,0 +1,101 @@
+"""Durable functions: Resonate's SDK, set up so that what is known to break it cannot.
+
+Pickles are taken off (`plain`), heartbeats are grouped (`heartbeat`), no variable of the environment redirects it, and
+its end has a deadline. Importing this module imports the SDK: half a second, 36 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import timedelta
+
+from resonate.resonate import Resonate
+from resonate_base import Network, ResonateError, Source
+
+from capsule_kernel.promises.embedded import EmbeddedPromises
+from capsule_kernel.promises.heartbeat import GroupedHeartbeat
+from capsule_kernel.promises.network import EmbeddedConnection
+from capsule_kernel.promises.plain import Encryptor, PlainValues
+
+_LOG = logging.getLogger(__name__)
+_BEATS_PER_TTL = 3
+_REFRESH_S = 10.0
+_STOP_S = 1.5
+
+
+class DurableFunctions:
+    """A running `Resonate`, to be used with `async with`.
+
+    Attributes:
+        resonate: the SDK's object: `register`, `run`, `rpc`, ….
+
+    Args:
+        network: carries requests.
+        source: brings messages.
+        group: the group whose work this process takes.
+        pid: this process, as holder of tasks; the same that network and source were given.
+        ttl: how long a task stays held when this process dies.
+        encryptor: encrypts values.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        *,
+        group: str,
+        pid: str,
+        ttl: timedelta = timedelta(seconds=30),
+        encryptor: Encryptor | None = None,
+    ) -> None:
+        self._connections: list[Network | Source] = list(dict.fromkeys([source, network]))
+        self._heartbeat = GroupedHeartbeat(
+            network.send, pid=pid, interval_s=ttl.total_seconds() / _BEATS_PER_TTL, report=_LOG.warning
+        )
+        self.resonate = Resonate(
+            network=network,
+            sources=[source],
+            group=group,
+            pid=pid,
+            ttl=ttl,
+            encryptor=PlainValues(encryptor),
+            heartbeat=self._heartbeat,
+            subscription_refresh_secs=_REFRESH_S,
+            env={},
+            autostart=False,
+        )
+
+    async def __aenter__(self) -> Resonate:
+        return self.resonate.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End within 2 s: steps that still run are cancelled, and taken up by whoever holds their task next."""
+        try:
+            async with asyncio.timeout(_STOP_S):
+                await self.resonate.stop()
+        except TimeoutError:
+            _LOG.warning("durable functions still ran at the end: they were cancelled")
+        finally:
+            self._heartbeat.shutdown()
+            for connection in self._connections:
+                with contextlib.suppress(ResonateError, TimeoutError):
+                    async with asyncio.timeout(_STOP_S / 4):
+                        await connection.stop()
+
+
+def on_embedded(
+    promises: EmbeddedPromises,
+    *,
+    group: str = "default",
+    pid: str,
+    ttl: timedelta = timedelta(seconds=30),
+    is_durable: bool = False,
+) -> DurableFunctions:
+    """Return durable functions on the embedded store (see `EmbeddedConnection`)."""
+    connection = EmbeddedConnection(promises, group=group, pid=pid, is_durable=is_durable)
+    return DurableFunctions(connection, connection, group=group, pid=pid, ttl=ttl)
