@@ -67,7 +67,9 @@ class Statistics(msgspec.Struct):
 class Promises(Protocol):
     """Durable promises, from one event loop. All errors are `PromiseError`s."""
 
-    statistics: Statistics
+    @property
+    def statistics(self) -> Statistics:
+        """What became of what was noted."""
 
     async def start(self) -> None:
         """Begin. Opening happens with the first request."""

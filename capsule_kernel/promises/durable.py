@@ -16,8 +16,11 @@ from resonate_base import Network, ResonateError, Source
 
 from capsule_kernel.promises.embedded import EmbeddedPromises
 from capsule_kernel.promises.heartbeat import GroupedHeartbeat
+from capsule_kernel.promises.http import HttpNetwork
 from capsule_kernel.promises.network import EmbeddedConnection
 from capsule_kernel.promises.plain import Encryptor, PlainValues
+from capsule_kernel.promises.remote import RemotePromises
+from capsule_kernel.promises.sse import SseSource
 
 _LOG = logging.getLogger(__name__)
 _BEATS_PER_TTL = 3
@@ -86,6 +89,21 @@ class DurableFunctions:
                 with contextlib.suppress(ResonateError, TimeoutError):
                     async with asyncio.timeout(_STOP_S / 4):
                         await connection.stop()
+
+
+async def on_remote(
+    promises: RemotePromises, *, group: str = "default", pid: str, ttl: timedelta = timedelta(seconds=30)
+) -> DurableFunctions:
+    """Return durable functions on a Resonate server, over connections of their own.
+
+    Raises:
+        PromisesUnavailable: it cannot be reached, or its rules do not fit the SDK's; the text says which.
+        PromiseRejected: it refuses the token.
+    """
+    await promises.probe()
+    network = HttpNetwork(promises.url, promises.token)
+    source = SseSource(promises.url, promises.token, group=group, pid=pid)
+    return DurableFunctions(network, source, group=group, pid=pid, ttl=ttl)
 
 
 def on_embedded(

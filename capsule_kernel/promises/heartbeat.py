@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 from resonate_base import ORIGIN_HEADER, PROTOCOL_VERSION
 
+from capsule_kernel.promises.names import origin_of
+
 type Send = Callable[[str, dict[str, str] | None], Awaitable[str]]
 
 
@@ -68,8 +70,3 @@ class GroupedHeartbeat:
         head = {"corrId": f"heartbeat-{self._count}", "version": PROTOCOL_VERSION}
         request = {"kind": "task.heartbeat", "head": head, "data": {"pid": self._pid, "tasks": tasks}}
         await self._send(msgspec.json.encode(request).decode(), {ORIGIN_HEADER: origin})
-
-
-def origin_of(promise_id: str) -> str:
-    """Return the part of an id that says where it is kept: what stands before the first colon."""
-    return promise_id.partition(":")[0]

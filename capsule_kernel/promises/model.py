@@ -66,6 +66,10 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
         """Return what it was settled with, decoded: JSON, or else text; None when empty."""
         return decode_value(self.value)
 
+    def param_headers(self) -> dict[str, str]:
+        """Return the headers of what it was created with."""
+        return _fields(self.param)[1]
+
     def value_headers(self) -> dict[str, str]:
         """Return the headers of what it was settled with."""
         return _fields(self.value)[1]

@@ -73,6 +73,11 @@ def parse(promise_id: str) -> Name | None:
     return None
 
 
+def origin_of(promise_id: str) -> str:
+    """Return the part of an id that says where it is kept: what stands before the first colon."""
+    return promise_id.partition(":")[0]
+
+
 def checked_part(text: str) -> str:
     """Return `text` when it may be part of an id.
 
