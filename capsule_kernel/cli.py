@@ -8,10 +8,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from capsule_kernel import __version__, kernelspec
-from capsule_kernel.errors import CapsuleError, KernelSpecError, NotebookError, NotebookRunError
+from capsule_kernel.clock import Clock
+from capsule_kernel.errors import CapsuleError, KernelSpecError, NotebookError, NotebookRunError, PromisesUnavailable
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -43,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_install(commands)
     _add_uninstall(commands)
+    _add_promises(commands)
     return parser
 
 
@@ -116,6 +119,27 @@ def _add_uninstall(commands: _Commands) -> None:
     command.set_defaults(function=_uninstall)
 
 
+def _add_promises(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "promises",
+        help="look at the recorded promises, let go of old ones",
+        description="Executions and questions are recorded as promises in a file of yours. List them, or let go of "
+        "those that were settled long ago; pending ones stay.",
+    )
+    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list promises, one a line: state, kind, id")
+    listing.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="how their ids begin")
+    listing.add_argument("--all", action="store_true", help="settled ones too")
+    listing.set_defaults(function=_list_promises)
+    collection = actions.add_parser("gc", help="let go of promises that were settled long ago")
+    collection.add_argument(
+        "--days", type=_days, default=30, metavar="DAYS", help="how long they are kept (default: %(default)s)"
+    )
+    collection.set_defaults(function=_collect_promises)
+    for action in (listing, collection):
+        action.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: your own)")
+
+
 def _add_place(command: argparse.ArgumentParser) -> None:
     place = command.add_mutually_exclusive_group()
     place.add_argument("--user", action="store_true", help="in your own Jupyter folder")
@@ -126,6 +150,12 @@ def _add_place(command: argparse.ArgumentParser) -> None:
 def _seconds(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of seconds, 1 or more")
+    return int(text)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of days, 0 or more")
     return int(text)
 
 
@@ -178,6 +208,38 @@ def _uninstall(options: argparse.Namespace) -> int:
     folder = kernelspec.uninstall(_place(options), name=options.name)
     print(f"removed the kernelspec {options.name} from {folder}")
     return OK
+
+
+def _list_promises(options: argparse.Namespace) -> int:
+    from capsule_kernel.promises.store import Store
+
+    after = ""
+    with closing(Store(_existing_promises(options.file), Clock())) as store:
+        store.tick()
+        while page := store.search(prefix=options.prefix, state=None if options.all else "pending", after=after):
+            for promise in page:
+                print(f"{promise.state:<17} {promise.kind or '-':<8} {promise.id}")
+            after = page[-1].id
+    return OK
+
+
+def _collect_promises(options: argparse.Namespace) -> int:
+    from capsule_kernel.promises.store import Store
+
+    with closing(Store(_existing_promises(options.file), Clock())) as store:
+        collected = store.collect(options.days)
+    assert collected is not None
+    print(f"let go of {collected.promises} promises and {collected.entries} lines of the log")
+    return OK
+
+
+def _existing_promises(file: str) -> str:
+    from capsule_kernel.promises.place import promises_file
+
+    path = promises_file(os.environ, file)
+    if not Path(path).exists():
+        raise PromisesUnavailable(path, "there is no such file: nothing was recorded yet")
+    return path
 
 
 def _place(options: argparse.Namespace) -> kernelspec.Place | None:

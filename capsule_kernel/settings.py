@@ -81,6 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """SQLite file of the promises: empty for the environment's `CAPSULE_PROMISES_FILE`, or else the user's own file in
     Jupyter's data folder."""
 
+    promises_retention_days: int = 30
+    """Days that settled promises are kept in the file; 0 keeps them for ever."""
+
     resonate_url: str = ""
     """URL of the Resonate server: empty for the environment's `RESONATE_URL`."""
 

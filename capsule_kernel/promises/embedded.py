@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -18,11 +19,13 @@ from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Created, Settled, Statistics
 from capsule_kernel.promises.model import FAR_FUTURE_MS, Promise, Settlement, State
 from capsule_kernel.promises.notes import Notes, creation, settling
+from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rules import MISSING, OK, Outcome
 from capsule_kernel.promises.store import LogEntry, Store
 from capsule_kernel.promises.thread import StoreThread
 
 _LOOK_S = 0.25
+_COLLECT_AFTER_S, _COLLECT_EVERY_S = 60.0, 3600.0
 _TIMER_MAX_S = 3600.0
 
 
@@ -32,16 +35,20 @@ class EmbeddedPromises:
     Args:
         path: the file (`place.promises_file`).
         clock: the time of day.
+        retention_days: how long settled promises are kept; 0 for ever. What is older is let go of once a day.
     """
 
-    def __init__(self, path: str, clock: Clock | None = None) -> None:
+    def __init__(self, path: str, clock: Clock | None = None, *, retention_days: int = 0) -> None:
         self.path = path
         self._clock = clock or Clock()
         self._thread = StoreThread(lambda: Store(path, self._clock))
         self._notes = Notes(self._write_notes)
         self._waiters: dict[str, list[asyncio.Future[Promise]]] = {}
         self._hears: list[Callable[[LogEntry], None]] = []
-        self._seq = -1
+        self._log: Store | None = None
+        self._seq = 0
+        self._retention_days = retention_days
+        self._collector: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self._rung = asyncio.Event()
 
@@ -63,10 +70,14 @@ class EmbeddedPromises:
         return self._notes.statistics
 
     async def start(self) -> None:
-        """Begin. The file is opened with the first request."""
+        """Begin. The file is opened with the first request, or when it is time to let go of old promises."""
+        if self._retention_days and self._collector is None:
+            self._collector = asyncio.get_running_loop().call_later(_COLLECT_AFTER_S, self._collect)
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """Write what was noted, wake whoever waits with `PromisesUnavailable`, close the file."""
+        if self._collector is not None:
+            self._collector.cancel()
         await self.flush(timeout_s)
         self._notes.stop()
         if self._watch is not None:
@@ -76,6 +87,9 @@ class EmbeddedPromises:
             self._watch = None
         self._fail_waiters(PromisesUnavailable(self.path, "they were closed"))
         await self._thread.stop(timeout_s)
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     async def create(
         self,
@@ -189,6 +203,19 @@ class EmbeddedPromises:
         """Run a function on the store's thread."""
         return await self._thread.call(function)
 
+    def _collect(self) -> None:
+        self._collector = asyncio.get_running_loop().call_later(_COLLECT_EVERY_S, self._collect)
+        if os.path.exists(self.path):
+            job = asyncio.ensure_future(
+                self._thread.call(lambda store: store.collect(self._retention_days, only_if_due=True))
+            )
+            self._collection = job
+            job.add_done_callback(self._collected)
+
+    def _collected(self, job: asyncio.Future[Collected | None]) -> None:
+        if not job.cancelled() and (error := job.exception()) is not None:
+            self.statistics.last_error = str(error)
+
     async def _write_notes(self, requests: list[rq.Request]) -> list[Outcome]:
         outcomes = await self._thread.apply(requests, is_durable=False)
         self._tell_waiters(outcomes)
@@ -231,6 +258,7 @@ class EmbeddedPromises:
             del self._waiters[promise_id]
 
     def _keep_watch(self) -> None:
+        self._rung.set()  # it may sleep until somebody rings
         if self._watch is None:
             self._watch = asyncio.create_task(self._look(), name="promises: watch")
 
@@ -240,17 +268,17 @@ class EmbeddedPromises:
         bell_fd = -1
         try:
             while True:
+                self._rung.clear()
                 try:
-                    if self._seq < 0:
-                        self._seq = await self._thread.call(Store.last_seq)
-                    if bell_fd < 0:
-                        bell_fd = await self._thread.call(lambda store: store.bell.open().fileno())
+                    log = self._log
+                    if log is None:
+                        log, self._seq, bell_fd = await self._thread.call(_open_log)
+                        self._log = log
                         loop.add_reader(bell_fd, self._rung.set)
-                    await self._read_log()
+                    self._read_log(log)
                 except (PromisesUnavailable, OSError) as exc:
                     # What waits for answers must not end because the disk is full for a while.
                     self.statistics.last_error = str(exc)
-                self._rung.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S if self._waiters or self._hears else None):
                         await self._rung.wait()
@@ -258,12 +286,17 @@ class EmbeddedPromises:
             if bell_fd >= 0:
                 loop.remove_reader(bell_fd)
 
-    async def _read_log(self) -> None:
-        entries = await self._thread.call(lambda store: _news(store, self._seq))
+    def _read_log(self, log: Store) -> None:
+        """Read on the loop's thread: a reader of SQLite's WAL waits for nobody, and whoever waits is awake sooner."""
+        log.bell.hush()
+        openings = log.openings
+        entries = log.log_after(self._seq)
+        if log.openings != openings:
+            entries = log.log_after(0)  # another file lies there now, with a log of its own
         for entry in entries:
-            self._seq = max(self._seq, entry.seq)
+            self._seq = entry.seq
             if entry.op == "settle" and entry.id in self._waiters:
-                promise = await self.get(entry.id)
+                promise = log.find(entry.id)
                 if promise is not None:
                     self._tell(promise)
             for hear in list(self._hears):
@@ -278,6 +311,7 @@ def _get(store: Store, promise_id: str) -> Promise | None:
     return promise
 
 
-def _news(store: Store, seq: int) -> list[LogEntry]:
-    store.bell.hush()
-    return store.log_after(seq)
+def _open_log(store: Store) -> tuple[Store, int, int]:
+    """Return a second connection, the number of the log's last entry, and the descriptor that a ring makes readable."""
+    log = store.twin()
+    return log, log.last_seq(), store.bell.open().fileno()

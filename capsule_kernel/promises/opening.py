@@ -25,7 +25,8 @@ def open_promises(settings: Settings, environ: Mapping[str, str]) -> Promises | 
     if settings.durability == "off":
         return None
     if settings.durability == "embedded":
-        return EmbeddedPromises(promises_file(environ, settings.promises_file))
+        path = promises_file(environ, settings.promises_file)
+        return EmbeddedPromises(path, retention_days=settings.promises_retention_days)
     from capsule_kernel.promises.remote import RemotePromises
     from capsule_kernel.promises.server import Token, server_url
 

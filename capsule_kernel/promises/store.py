@@ -14,10 +14,11 @@ from collections.abc import Sequence
 import msgspec
 
 from capsule_kernel.clock import Clock
-from capsule_kernel.promises import rules
+from capsule_kernel.promises import retention, rules
 from capsule_kernel.promises.bell import Bell
 from capsule_kernel.promises.model import Promise, State, Task
 from capsule_kernel.promises.requests import Request
+from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rows import SqliteRows
 from capsule_kernel.promises.rules import Outcome
 from capsule_kernel.promises.schema import connect, translated
@@ -47,13 +48,22 @@ class Store:
     Args:
         path: the file; made when missing, readable for its owner only.
         clock: the time of day.
+        bell: wakes others, and is how they wake this process.
+
+    Attributes:
+        openings: how often the file was opened: again when it was deleted or replaced.
     """
 
-    def __init__(self, path: str, clock: Clock) -> None:
+    def __init__(self, path: str, clock: Clock, bell: Bell | None = None) -> None:
         self.path = os.path.abspath(path)
-        self.bell = Bell(self.path, clock)
+        self.bell = bell or Bell(self.path, clock)
+        self.openings = 0
         self._clock = clock
         self._open()
+
+    def twin(self) -> Store:
+        """Return another connection to the file, with the same bell."""
+        return Store(self.path, self._clock, self.bell)
 
     def close(self) -> None:
         """Close the file; nobody can wake this process any more."""
@@ -156,6 +166,26 @@ class Store:
                 state=state, tags=tags or {}, after=after, limit=limit, prefix=prefix, kind=kind
             )
 
+    def collect(self, retention_days: int, *, only_if_due: bool = False) -> Collected | None:
+        """Let go of promises that were settled longer ago than that (see `retention`).
+
+        Args:
+            retention_days: how many days settled promises are kept.
+            only_if_due: do nothing when some process did it within the last day.
+
+        Returns:
+            What was let go of; None when nothing was due.
+
+        Raises:
+            PromisesUnavailable: the file cannot be used.
+        """
+        with translated(self.path):
+            self._follow_file()
+            now_ms = self._clock.unix_ms()
+            if only_if_due and not retention.is_due(self._connection, now_ms):
+                return None
+            return retention.collect(self._connection, now_ms, now_ms - retention_days * retention.DAY_MS)
+
     def pending_tasks(self) -> list[Task]:
         """Return tasks that nobody has taken, in the order of their ids."""
         with translated(self.path):
@@ -169,13 +199,18 @@ class Store:
             return seq
 
     def log_after(self, seq: int) -> list[LogEntry]:
-        """Return what happened after entry `seq`, creations excepted."""
-        query = "SELECT seq, op, id, coalesce(note, '') FROM log WHERE seq > ? AND op <> 'create' ORDER BY seq"
+        """Return what happened after entry `seq`, creations and collections excepted."""
+        query = (
+            "SELECT seq, op, id, coalesce(note, '') FROM log "
+            "WHERE seq > ? AND op NOT IN ('create', 'collect') ORDER BY seq"
+        )
         with translated(self.path):
+            self._follow_file()
             return [LogEntry(*row) for row in self._connection.execute(query, (seq,))]
 
     def _open(self) -> None:
         self._connection = connect(self.path)
+        self.openings += 1
         self._rows = SqliteRows(self._connection)
         found = os.stat(self.path)
         self._identity = (found.st_dev, found.st_ino)
