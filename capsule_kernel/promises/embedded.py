@@ -270,12 +270,11 @@ class EmbeddedPromises:
             while True:
                 self._rung.clear()
                 try:
-                    log = self._log
-                    if log is None:
-                        log, self._seq, bell_fd = await self._thread.call(_open_log)
-                        self._log = log
+                    if self._log is None:
+                        opened = await self._thread.call(_open_log)
+                        self._log, self._seq, bell_fd = opened
                         loop.add_reader(bell_fd, self._rung.set)
-                    self._read_log(log)
+                    self._read_log(self._log)
                 except (PromisesUnavailable, OSError) as exc:
                     # What waits for answers must not end because the disk is full for a while.
                     self.statistics.last_error = str(exc)

@@ -166,6 +166,5 @@ def _start_ms(run: Run, path: str) -> float:
     with KernelProcess(kernel, run.scratch) as process, Client(process) as client:
         start = time.perf_counter()
         process.start()
-        client.wait_ready()
-        client.execute_ok(run.tag("x = 1"))
+        client.wait_reply(client.shell, client.send_execute(run.tag("x = 1")))
         return (time.perf_counter() - start) * 1000
