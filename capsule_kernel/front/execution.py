@@ -107,6 +107,7 @@ class Executions:
         self._count = 1
         self._newest_serial = 0
         self._is_paused = False
+        self._releases: dict[str, asyncio.TimerHandle] = {}
 
     @property
     def is_busy(self) -> bool:
@@ -190,8 +191,11 @@ class Executions:
         self._next()
 
     def on_stream(self, message: Stream) -> None:
-        """Publish text that Python code wrote."""
-        self._iopub.stream(message.name, message.text, parent=self._requests.parent_of(message.parent))
+        """Publish text that Python code wrote, at once where it asks for that."""
+        if message.text:
+            self._hold(message.name, message.text, message.parent)
+        if message.flushed:
+            self._iopub.release(message.name)
         self._keep_pace()
 
     def on_publish(self, message: Publish) -> None:
@@ -208,7 +212,17 @@ class Executions:
     def on_descriptor_text(self, name: str, text: str, *, during: int | None = None) -> None:
         """Publish text that was written to descriptor 1 or 2: it belongs to the newest cell, or to request `during`."""
         serial = self._newest_serial if during is None else during
-        self._iopub.stream(name, text, parent=self._requests.parent_of(serial))
+        self._hold(name, text, serial)
+        self._keep_pace()
+
+    def _hold(self, name: str, text: str, serial: int) -> None:
+        self._iopub.hold(name, text, parent=self._requests.parent_of(serial))
+        if name not in self._releases:
+            self._releases[name] = self._loop.call_later(self._settings.stream_hold_ms / 1000, self._release, name)
+
+    def _release(self, name: str) -> None:
+        del self._releases[name]
+        self._iopub.release(name)
         self._keep_pace()
 
     def on_ask(self, session: Session, message: Ask) -> None:
@@ -341,6 +355,7 @@ class Executions:
             running.tick.cancel()
         request = running.cell.request
         self._running = None
+        self._iopub.release()
         self._iopub.busy_parent = None
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started))
         self._iopub.status("idle", parent=request.parent)

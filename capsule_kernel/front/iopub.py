@@ -14,6 +14,8 @@ from capsule_kernel.front.sockets import Channel
 from capsule_kernel.wire.jupyter import Wire, encode_json
 
 _UNDER_WAY_BYTES = 1 << 26
+# As much as a worker sends at once: no piece of that size waits for others.
+_HELD_CHARACTERS = 1 << 18
 _RECHECK_S = 0.01
 _STALLED_AFTER_S = 2.0
 _BUDGET = 0.93
@@ -37,6 +39,7 @@ class IOPub:
         self._pace = _Pace(rate, window_ms) if rate > 0 else None
         self._backlog = _Backlog()
         self._topic = f"kernel.{wire.session}.".encode()
+        self._held: dict[str, _Held] = {}
         self.busy_parent: bytes | None = None
 
     def start(self) -> None:
@@ -53,7 +56,20 @@ class IOPub:
         metadata: bytes = b"{}",
         buffers: list[bytes] | None = None,
     ) -> None:
-        """Publish a message; `content`, `parent` and `metadata` are JSON."""
+        """Publish a message, after text that is held; `content`, `parent` and `metadata` are JSON."""
+        if self._held and not msg_type.startswith("comm_"):
+            self.release()
+        self._send(msg_type, content, parent=parent, metadata=metadata, buffers=buffers)
+
+    def _send(
+        self,
+        msg_type: str,
+        content: bytes,
+        *,
+        parent: bytes,
+        metadata: bytes = b"{}",
+        buffers: list[bytes] | None = None,
+    ) -> None:
         if self._pace is not None:
             self._pace.note(self._clock.monotonic())
         self._channel.send(
@@ -71,6 +87,30 @@ class IOPub:
     def stream(self, name: str, text: str, *, parent: bytes) -> None:
         """Publish text of `stdout` or `stderr`."""
         self.publish("stream", encode_json({"name": name, "text": text}), parent=parent)
+
+    def hold(self, name: str, text: str, *, parent: bytes) -> None:
+        """Keep text of `stdout` or `stderr` until `release`, or until anything else is published.
+
+        Pieces of one moment become one message, first what stands in `stdout`, as ipykernel has it.
+        """
+        held = self._held.get(name)
+        if held is not None and held.parent != parent:
+            self.release()
+            held = None
+        if held is None:
+            held = self._held[name] = _Held(parent)
+        held.texts.append(text)
+        held.characters += len(text)
+        if held.characters >= _HELD_CHARACTERS:
+            self.release(name)
+
+    def release(self, name: str | None = None) -> None:
+        """Publish what is held of a stream, or of both."""
+        for each in ("stdout", "stderr") if name is None else (name,):
+            held = self._held.pop(each, None)
+            if held is not None:
+                content = encode_json({"name": each, "text": "".join(held.texts)})
+                self._send("stream", content, parent=held.parent)
 
     def status(self, state: str, *, parent: bytes) -> None:
         """Publish busy or idle for a request."""
@@ -115,6 +155,15 @@ class IOPub:
                 idents=[subscription],
             )
         )
+
+
+class _Held:
+    """Text of one stream that is not published yet."""
+
+    def __init__(self, parent: bytes) -> None:
+        self.parent = parent
+        self.texts: list[str] = []
+        self.characters = 0
 
 
 class _Backlog:

@@ -131,11 +131,12 @@ class Ready(_Message, frozen=True, kw_only=True, tag=1):
 
 
 class Stream(_Message, frozen=True, kw_only=True, tag=2):
-    """Text for `stream` (Jupyter messaging, "Streams")."""
+    """Text for `stream` (Jupyter messaging, "Streams"); `flushed` where user code asked for it to be seen at once."""
 
     parent: int
     name: str
     text: str
+    flushed: bool = False
 
 
 class Publish(_Message, frozen=True, kw_only=True, tag=3):

@@ -21,6 +21,7 @@ from IPython.core.profiledir import ProfileDir
 from IPython.core.shellapp import InteractiveShellApp, shell_aliases, shell_flags
 from traitlets import Unicode
 
+from capsule_kernel.worker import pending
 from capsule_kernel.worker.history import WorkerHistory
 from capsule_kernel.worker.shell import ZMQInteractiveShell
 
@@ -57,6 +58,7 @@ class IPKernelApp(BaseIPythonApplication, InteractiveShellApp):
         if not self.extensions and not self.extra_extensions:
             self.init_extensions()
             self._has_extensions = False
+        pending.announce()
         self.shell.hide_what_is_there()
 
     def apply(self) -> None:

@@ -188,6 +188,20 @@ def _stop_loop(task: asyncio.Task[Any]) -> None:
     task.get_loop().stop()
 
 
+class LoopRunner:
+    """What IPython runs coroutines with; `%autoawait` shows its name."""
+
+    def __init__(self, coordinator: EventLoopCoordinator) -> None:
+        self._coordinator = coordinator
+
+    def __call__(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run `coroutine` to its end."""
+        return self._coordinator.run_until_complete(coroutine)
+
+    def __str__(self) -> str:
+        return "asyncio"
+
+
 class CoroutineManager:
     """Knows, by weak reference, the coroutines and tasks that cells made, and names the forgotten ones."""
 

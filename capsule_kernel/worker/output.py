@@ -11,6 +11,7 @@ import io
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Token
 from typing import Any, NamedTuple
@@ -55,14 +56,12 @@ class OutStream(io.TextIOBase):
         self._held: list[str] = []
         self._held_characters = 0
         self._held_parent = 0
+        self.held_since = 0.0
+        # Whether the front may hold text of this stream.
+        self._is_sent = False
         self._hooks = Hooks()
         self._has_hooks = False
-        self._other: OutStream | None = None
         self.detour: Detour | None = None
-
-    def keep_order_with(self, other: OutStream) -> None:
-        """Publish what `other` holds before text that is written here later."""
-        self._other = other
 
     def connect(self, channel: Channel, wake: Callable[[], None]) -> None:
         """Publish through `channel`; `wake` is called when text begins to wait."""
@@ -88,15 +87,14 @@ class OutStream(io.TextIOBase):
         parent = parents.current()
         detour = self.detour
         if detour is not None and detour.parent == parent:
-            detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text)))
+            detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text), flushed=True))
             return length
         with self._lock:
             if self._held_parent != parent:
                 self._publish()
                 self._held_parent = parent
             if not self._held_characters:
-                if self._other is not None and self._other._held_characters:  # noqa: SLF001 - same class
-                    self._other.flush()
+                self.held_since = time.monotonic()
                 if self._wake is not None:
                     self._wake()
             self._held.append(text)
@@ -111,7 +109,14 @@ class OutStream(io.TextIOBase):
             self.write(text)
 
     def flush(self) -> None:
-        """Publish what is held."""
+        """Publish what is held, here and by the front."""
+        with self._lock:
+            if self._held_characters or self._is_sent:
+                self._publish(flushed=True)
+                self._is_sent = False
+
+    def hand_over(self) -> None:
+        """Have the front hold what is held here."""
         with self._lock:
             self._publish()
 
@@ -203,24 +208,29 @@ class OutStream(io.TextIOBase):
         self._wake = wake
         self._limit = HELD_CHARACTERS
 
-    def _publish(self) -> None:
+    def _publish(self, *, flushed: bool = False) -> None:
         message = self.take()
-        if message is None or self._channel is None:
+        if message is None:
+            if not flushed:
+                return
+            message = Stream(parent=self._held_parent, name=self._stream, text="")
+        if self._channel is None:
             return
         if self._channel.is_ours:
-            for piece in in_pieces(message):
+            self._is_sent = True
+            for piece in in_pieces(message, flushed=flushed):
                 self._channel.send(piece)
         else:
             _write_all(self.fileno(), message.text.encode())
 
 
 def flush_streams() -> None:
-    """Publish what was written so far, also what user code's own streams in the place of ours hold."""
+    """Hand over what was written so far, also what user code's own streams in the place of ours hold."""
     for name, stream in (("stdout", STDOUT), ("stderr", STDERR)):
         current = getattr(sys, name, None)
         if current is not stream:
             flush_foreign(current)
-        stream.flush()
+        stream.hand_over()
 
 
 def flush_foreign(stream: Any) -> None:
@@ -229,14 +239,12 @@ def flush_foreign(stream: Any) -> None:
         stream.flush()
 
 
-def in_pieces(message: Stream) -> Iterator[Stream]:
+def in_pieces(message: Stream, *, flushed: bool = False) -> Iterator[Stream]:
     """Cut long text into messages that worker, front and client can each work on at the same time."""
-    if len(message.text) <= 2 * HELD_CHARACTERS:
-        yield message
-        return
-    for start in range(0, len(message.text), HELD_CHARACTERS):
-        text = message.text[start : start + HELD_CHARACTERS]
-        yield Stream(parent=message.parent, name=message.name, text=text)
+    step = HELD_CHARACTERS if len(message.text) > 2 * HELD_CHARACTERS else max(1, len(message.text))
+    for start in range(0, max(1, len(message.text)), step):
+        text = message.text[start : start + step]
+        yield Stream(parent=message.parent, name=message.name, text=text, flushed=flushed)
 
 
 def _utf8(text: str) -> str:
@@ -277,8 +285,8 @@ def keep_order_with_children(channel: Channel) -> None:
 def settle(channel: Channel) -> None:
     """Have what was printed and displayed so far come before what is written to descriptors from now on."""
     if sys.stdout is STDOUT and channel.is_ours:
-        STDOUT.flush()
-        STDERR.flush()
+        STDOUT.hand_over()
+        STDERR.hand_over()
         channel.wait_received(_SPAWN_PATIENCE_S)
 
 
@@ -293,6 +301,3 @@ STDOUT = OutStream("stdout")
 
 STDERR = OutStream("stderr")
 """What `sys.stderr` is in every worker."""
-
-STDOUT.keep_order_with(STDERR)
-STDERR.keep_order_with(STDOUT)

@@ -141,8 +141,9 @@ class Reader:
 
     def _publish(self) -> None:
         running = self._cancellation.serial
-        output.STDOUT.flush()
-        output.STDERR.flush()
+        # The front publishes first what began to wait first.
+        for stream in sorted((output.STDOUT, output.STDERR), key=lambda stream: stream.held_since):
+            stream.hand_over()
         if not running:
             self._is_publishing = False
 

@@ -44,7 +44,7 @@ from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.lineage import Lineage, Links, renew_loop
-from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
+from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator, LoopRunner
 from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.reader import Reader
 from capsule_kernel.worker.shell import text_of
@@ -167,7 +167,7 @@ class Worker:
         shell.kernel = self.kernel
         shell.outlet.channel = self._channel
         shell.outlet.max_output_bytes = self._options.max_output_bytes
-        shell.loop_runner = self._coordinator.run_until_complete
+        shell.loop_runner = LoopRunner(self._coordinator)
         shell.compile.cell_prefix = self._options.cell_prefix
         shell.compile.cache_size = self._options.compile_cache_size
         shell.history_manager.connect(self._query_history)

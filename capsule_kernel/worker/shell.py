@@ -96,7 +96,9 @@ class ZMQInteractiveShell(InteractiveShell):
     @property  # type: ignore[misc]  # nobody sets it
     def __class__(self) -> type:
         """The class of ipykernel's shell where somebody has imported that, for libraries that ask `isinstance`."""
-        real = getattr(sys.modules.get("ipykernel.zmqshell"), "ZMQInteractiveShell", None)
+        # Looked up without loading what is pending (see `pending`).
+        module = sys.modules.get("ipykernel.zmqshell")
+        real = None if module is None else vars(module).get("ZMQInteractiveShell")
         return type(self) if real is None else real
 
     # --- what IPython's constructor calls ----------------------------------------------------------------------------
@@ -291,11 +293,12 @@ class ZMQInteractiveShell(InteractiveShell):
         try:
             source = "" if self.ast_transformers else self.last_transformed
             codes = compiler.compile_cell(nodelist, cell_name, interactivity, source=source, may_await=self.autoawait)
-        except BaseException as exc:  # noqa: BLE001 - odd code that parses but does not compile is the cell's error
-            if result is not None:
-                result.error_before_exec = exc
-            self.showtraceback()
-            return True
+        except BaseException:  # noqa: BLE001 - odd code that parses but does not compile
+            codes = None
+        if codes is None:
+            # IPython compiles statement by statement: what precedes that one runs.
+            raised = await super().run_ast_nodes(nodelist, cell_name, interactivity, compiler, result)
+            return bool(raised)
         for code, awaits in codes:
             if await self.run_code(code, result, async_=awaits):
                 return True
@@ -312,14 +315,19 @@ class ZMQInteractiveShell(InteractiveShell):
         error = sys.exc_info()[1] if exc_tuple is None else exc_tuple[1]
         try:
             super().showtraceback(exc_tuple, *args, **kwargs)
-        except Exception:  # formatting runs user code, and may lack memory
+        except Exception:  # formatting runs user code
             if error is None:
                 raise
-            self._showtraceback(type(error), error, [f"{type(error).__name__}: {text_of(error)}"])
+        else:
+            # IPython prints what it lacked the memory to format, and leaves it at that.
+            if not isinstance(error, MemoryError) or self.last_traceback is not None:
+                return
+        self._showtraceback(type(error), error, [f"{type(error).__name__}: {text_of(error)}"])
 
     def _get_exc_info(self, exc_tuple: Any = None) -> tuple[type[BaseException], BaseException, TracebackType | None]:
         """Return the error to show, without the kernel's own frames."""
         kind, error, traceback = super()._get_exc_info(exc_tuple)
+        strip_chain(error)
         kept = of_user(traceback)
         if kept is not traceback:
             sys.last_traceback = error.__traceback__ = kept
@@ -384,6 +392,21 @@ _NAME = re.compile(r"[^\W\d]\w*")
 _TRANSFORMS = TransformerManager()
 _CHECKERS = len(default_checkers)
 _OURS = "capsule_kernel."
+
+
+def strip_chain(error: BaseException | None) -> None:
+    """Take the kernel's own frames out of the tracebacks of an error's causes and contexts."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        kept = of_user(each.__traceback__)
+        if kept is not each.__traceback__:
+            each.__traceback__ = kept
+        waiting += (each.__cause__, each.__context__)
 
 
 def of_user(traceback: TracebackType | None) -> TracebackType | None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from capsule_kernel.worker import breakpoints, comms
 
 _KERNEL = "ipykernel.kernelbase"
+_APPLICATION = "ipykernel.kernelapp"
 _IPYTHON_KERNEL = "ipykernel.ipkernel"
 
 
@@ -33,9 +34,15 @@ def introduce(kernel: Any) -> None:
     def on_kernel(module: ModuleType) -> None:
         module.Kernel._instance = kernel  # noqa: SLF001 - where traitlets keeps what `Kernel.instance()` returns
 
+    def on_application(module: ModuleType) -> None:
+        application = kernel.shell.parent
+        application.kernel = kernel
+        module.IPKernelApp._instance = application  # noqa: SLF001 - as above
+
     callbacks: dict[str, Callable[[ModuleType], None]] = {
         _KERNEL: on_kernel,
         _IPYTHON_KERNEL: lambda _: comms.install(kernel.shell),
+        _APPLICATION: on_application,
         "pdb": breakpoints.on_pdb,
         breakpoints.DEBUGGER: breakpoints.on_debugger,
     }

@@ -72,7 +72,7 @@ def _pump(master: int, pidfd: int) -> None:
 
 def _print(text: str) -> None:
     # Unlike `sys.stdout.write`, it works where user code has set that to None.
-    print(text, end="")  # noqa: T201
+    print(text, end="", flush=True)  # noqa: T201
 
 
 def _read(master: int) -> bytes:

@@ -1,6 +1,7 @@
 """Compares what one notebook gave on both kernels, cell by cell.
 
-The reference is ipykernel, run twice: where it differs from itself, nothing can be said.
+The reference is ipykernel, run a second time where Capsule differs from it: where it differs from itself, nothing can
+be said.
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import ValidationError
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-CELL_TIMEOUT_S = 120
+CELL_TIMEOUT_S = 60
 
 ARGUMENTS = {
     "ipykernel": ("-m", "ipykernel_launcher"),
@@ -76,7 +77,7 @@ async def execute(notebook: NotebookNode, kernel: str) -> Executed:
         begun = time.perf_counter()
         try:
             await client.async_execute(env=environment, cwd=str(work))
-        except (DeadKernelError, CellTimeoutError, RuntimeError) as exc:
+        except (DeadKernelError, CellTimeoutError, RuntimeError, ValidationError) as exc:
             failure = f"{type(exc).__name__}: {str(exc).partition(chr(10))[0]}"
         seconds = time.perf_counter() - begun
     outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]

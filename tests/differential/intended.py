@@ -23,6 +23,14 @@ def _has_nested_loop(source: str, expected: Outputs, got: Outputs) -> bool:
     return any("running event loop" in _evalue(o) or "loop is already running" in _evalue(o) for o in expected)
 
 
+def _forgot_await(source: str, expected: Outputs, got: Outputs) -> bool:
+    return len(got) == len(expected) + 1 and "was never awaited: write `await" in got[-1].get("text", "")
+
+
+def _shows_childs_end(source: str, expected: Outputs, got: Outputs) -> bool:
+    return "multiprocessing" in source and [o for o in expected if o.get("ename") != "GeneratorExit"] == list(got)
+
+
 def _lists_magics(source: str, expected: Outputs, got: Outputs) -> bool:
     return source.strip() in ("%lsmagic", "%magic", "%quickref", "%magic -brief")
 
@@ -48,9 +56,14 @@ def _without_kernels_frames(outputs: Outputs) -> list[dict[str, Any]]:
     result = []
     for output in outputs:
         entries = output.get("traceback", [])
-        kept = [entry for entry in entries if "/ipykernel/" not in entry and "/capsule_kernel/" not in entry]
-        result.append({**output, "traceback": kept})
+        kept = [entry for entry in entries if not _is_kernels(entry)]
+        text = "\n\n".join(part for part in output.get("text", "").split("\n\n") if not _is_kernels(part))
+        result.append({**output, "traceback": kept, "text": text})
     return result
+
+
+def _is_kernels(entry: str) -> bool:
+    return "/ipykernel/" in entry or "/capsule_kernel/" in entry
 
 
 def _evalue(output: dict[str, Any]) -> str:
@@ -59,6 +72,8 @@ def _evalue(output: dict[str, Any]) -> str:
 
 INTENDED: dict[str, tuple[str, Test]] = {
     "nested-loop": ("asyncio.run() and its like work inside a cell", _has_nested_loop),
+    "forgotten-coroutine": ("a coroutine that nobody awaited is named", _forgot_await),
+    "fork-ends": ("a forked child's end is not shown as an error of the cell", _shows_childs_end),
     "more-magics": ("Capsule has magics of its own, and lists them", _lists_magics),
     "error-without-text": ("an error whose __str__ raises is shown, not the error of showing it", _has_no_text),
     "edit-of-nothing": ("%edit says that it does not find its argument, and leaves it at that", _edits_nothing),

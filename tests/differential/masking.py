@@ -27,6 +27,7 @@ _MASKS: Sequence[tuple[re.Pattern[str], str]] = [
         (r"\b\d?\d:\d\d(?::\d\d)?(?:\.\d+)?\b", "CLOCK"),
         (rf"(?<![\[;\d.]){_NUMBER} ?(?:ns|[µμu]s|ms|s|sec|secs|seconds?|min|minutes?|it/s)\b", "DURATION"),
         (r"(?:\[1m)?\d+(?:\.\d+)? ?(?:it|s|[a-zA-Z]+)/s\b", "RATE"),
+        (r"\b\d+ ticks\b", "TICKS"),
         # %timeit chooses them by the time that one takes.
         (r"\d[\d,]* (?:loops?|runs?) each", "LOOPS"),
     )

@@ -35,18 +35,17 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def compare_notebook(path: Path) -> Result:
-    """Run one notebook twice on ipykernel and once on Capsule."""
+    """Run one notebook on Capsule and on ipykernel, and there a second time where that is needed."""
     notebook = source.read(path)
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     capsule = await execute(notebook, "capsule")
-    first = await execute(notebook, "ipykernel")
-    second = await execute(notebook, "ipykernel")
-    return Result(
-        path=path,
-        comparison=compare(sources, first, second, capsule),
-        capsule_s=capsule.seconds,
-        ipykernel_s=min(first.seconds, second.seconds),
-    )
+    first = second = await execute(notebook, "ipykernel")
+    comparison = compare(sources, first, second, capsule)
+    if comparison.differences:
+        second = await execute(notebook, "ipykernel")
+        comparison = compare(sources, first, second, capsule)
+    ipykernel_s = min(first.seconds, second.seconds)
+    return Result(path=path, comparison=comparison, capsule_s=capsule.seconds, ipykernel_s=ipykernel_s)
 
 
 async def compare_all(paths: Sequence[Path], jobs: int) -> list[Result]:

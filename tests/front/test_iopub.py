@@ -47,6 +47,50 @@ class Publisher:
         return clock.now - begin
 
 
+# --- text that is held ----------------------------------------------------------------------------------------------
+
+
+def texts(publisher: Publisher) -> list[tuple[str, str]]:
+    """Names and texts of the streams so far; of other messages their type."""
+    found = []
+    for message in publisher.channel.messages()[1:]:
+        content = message.json()
+        found.append((content.get("name", ""), content.get("text", "")))
+    return found
+
+
+def test_text_of_one_moment_is_one_message_a_stream_and_stdout_comes_first() -> None:
+    publisher = Publisher()
+    for name, text in [("stderr", "1"), ("stdout", "2"), ("stderr", "3"), ("stdout", "4")]:
+        publisher.iopub.hold(name, text, parent=b"{}")
+    assert texts(publisher) == []
+    publisher.iopub.publish("display_data", b"{}", parent=b"{}")
+    assert texts(publisher) == [("stdout", "24"), ("stderr", "13"), ("", "")]
+
+
+def test_one_stream_can_be_released_alone_and_comms_release_none() -> None:
+    publisher = Publisher()
+    publisher.iopub.hold("stderr", "e", parent=b"{}")
+    publisher.iopub.hold("stdout", "o", parent=b"{}")
+    publisher.iopub.publish("comm_msg", b"{}", parent=b"{}")
+    publisher.iopub.release("stdout")
+    assert texts(publisher) == [("", ""), ("stdout", "o")]
+
+
+def test_text_of_another_request_releases_what_is_held() -> None:
+    publisher = Publisher()
+    publisher.iopub.hold("stdout", "first", parent=b'{"msg_id":"1"}')
+    publisher.iopub.hold("stdout", "second", parent=b'{"msg_id":"2"}')
+    publisher.iopub.release()
+    assert texts(publisher) == [("stdout", "first"), ("stdout", "second")]
+
+
+def test_no_more_text_is_held_than_a_worker_sends_at_once() -> None:
+    publisher = Publisher()
+    publisher.iopub.hold("stdout", "x" * (1 << 18), parent=b"{}")
+    assert len(texts(publisher)) == 1
+
+
 # --- the pace -------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,9 @@ def kernel_command(connection_file: Path | str, *args: str) -> list[str]:
 def isolated_environment(home: Path) -> dict[str, str]:
     """This process's environment without what would configure a kernel, and with a home of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+    # Where this process has the package from: another checkout than the installed one, perhaps.
+    if "PYTHONPATH" in os.environ:
+        kept["PYTHONPATH"] = os.environ["PYTHONPATH"]
     return kept | {
         "HOME": str(home),
         "IPYTHONDIR": str(home / "ipython"),

@@ -103,11 +103,11 @@ def test_clear_output_stands_in_its_place(wait: bool, shared_kernel: Client) -> 
     assert messages[2].content == {"wait": wait}
 
 
-def test_outputs_of_all_kinds_keep_their_order(shared_kernel: Client) -> None:
+def test_displays_part_the_streams_and_stdout_comes_first_between_two(shared_kernel: Client) -> None:
     code = "\n".join(f"print('out', {n})\ndisplay({n})\nprint('err', {n}, file=sys.stderr)" for n in range(20))
     cell = shared_kernel.run("import sys\n" + code)
     kinds = [m.content.get("name") or m.msg_type for m in cell.claim()[1:]]
-    assert kinds == ["stdout", "display_data", "stderr"] * 20
+    assert kinds == ["stdout", "display_data", *["stdout", "stderr", "display_data"] * 19, "stderr"]
 
 
 def test_a_display_from_a_thread_is_shown(shared_kernel: Client) -> None:

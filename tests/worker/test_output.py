@@ -60,8 +60,6 @@ def worker() -> Iterator[Worker]:
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
     channel = Channel(ours, ExecutionCancellation())
     out, err = OutStream("stdout"), OutStream("stderr")
-    out.keep_order_with(err)
-    err.keep_order_with(out)
     wakes: list[str] = []
     out.connect(channel, lambda: wakes.append("out"))
     err.connect(channel, lambda: wakes.append("err"))
@@ -202,12 +200,21 @@ def test_lone_surrogates_become_question_marks(worker: Worker) -> None:
 # --- order and parents ----------------------------------------------------------------------------------------------
 
 
-def test_the_streams_keep_their_order_among_each_other(worker: Worker) -> None:
+def test_each_stream_waits_for_its_own_flush_as_on_ipykernel(worker: Worker) -> None:
     for stream, text in [("out", "1"), ("out", "2"), ("err", "3"), ("out", "4"), ("err", "5"), ("err", "6")]:
         getattr(worker, stream).write(text)
     worker.out.flush()
     worker.err.flush()
-    assert worker.texts() == [("stdout", "12"), ("stderr", "3"), ("stdout", "4"), ("stderr", "56")]
+    assert worker.texts() == [("stdout", "124"), ("stderr", "356")]
+
+
+def test_a_flush_also_asks_for_what_was_handed_over_before(worker: Worker) -> None:
+    worker.out.write("waits")
+    worker.out.hand_over()
+    worker.out.flush()
+    worker.out.flush()
+    sent = [each for each in worker.sent() if isinstance(each, Stream)]
+    assert [(each.text, each.flushed) for each in sent] == [("waits", False), ("", True)]
 
 
 def test_text_belongs_to_the_request_in_which_it_was_written(worker: Worker) -> None:
