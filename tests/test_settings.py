@@ -123,6 +123,7 @@ def test_ipykernels_connection_arguments_are_honoured(environ: dict[str, str]) -
         ("--CapsuleKernel.executor_factory=x", ["--CapsuleKernel.executor_factory=x", "module:attribute"]),
         ("--CapsuleKernel.spare_worker=1", ["--CapsuleKernel.spare_worker=1", "did you mean spare_workers?"]),
         ("--CapsuleKernel.spare_workers", ["--CapsuleKernel.spare_workers", "a value"]),
+        ("--CapsuleKernel.durability=always", ["durability", "always", "off, embedded, remote"]),
         ("--log-level=LOUD", ["log_level", "LOUD", "DEBUG, INFO"]),
         ("--transport=udp", ["--transport=udp", "tcp or ipc"]),
         ("--shell=65536", ["--shell=65536", "port number"]),
