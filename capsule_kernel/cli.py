@@ -13,7 +13,14 @@ from pathlib import Path
 
 from capsule_kernel import __version__, kernelspec
 from capsule_kernel.clock import Clock
-from capsule_kernel.errors import CapsuleError, KernelSpecError, NotebookError, NotebookRunError, PromisesUnavailable
+from capsule_kernel.errors import (
+    CapsuleError,
+    ConfigurationError,
+    KernelSpecError,
+    NotebookError,
+    NotebookRunError,
+    PromisesUnavailable,
+)
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -77,6 +84,26 @@ def _add_run(commands: _Commands) -> None:
     command.add_argument("--allow-errors", action="store_true", help="go on after a failed cell; the status is still 1")
     command.add_argument("--cwd", type=Path, metavar="DIR", help="where the code runs (default: the notebook's folder)")
     command.add_argument("--kernel", metavar="NAME", help="an installed kernelspec to use instead of this Capsule")
+    command.add_argument(
+        "-p",
+        "--parameter",
+        dest="parameters",
+        type=_parameter,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="assign a Python literal, or else the text, after the cell with the tag 'parameters'; may be repeated",
+    )
+    command.add_argument(
+        "--kernel-config",
+        action="append",
+        default=[],
+        metavar="FILE|NAME=VALUE",
+        help="a configuration file for the kernel, or one of its settings (README, Settings); may be repeated",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="write events to standard output, one JSON object a line, and nothing else"
+    )
     command.set_defaults(function=_run)
 
 
@@ -161,7 +188,9 @@ def _days(text: str) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from capsule_kernel.batch import notebook as files
+    from capsule_kernel.batch import parameters
     from capsule_kernel.batch.display import stderr_display
+    from capsule_kernel.batch.progress import JSONProgress
     from capsule_kernel.batch.runner import NotebookRun
 
     path: Path = options.notebook
@@ -171,7 +200,11 @@ def _run(options: argparse.Namespace) -> int:
     if not cwd.is_dir():
         raise NotebookError(str(path), f"the folder {cwd} (--cwd) does not exist")
     files.check_writable(output)
-    display = stderr_display(os.environ)
+    if options.parameters:
+        for unknown in parameters.inject(notebook, dict(options.parameters), name=path.name):
+            print(f"note: the cell with the tag 'parameters' does not assign {unknown}", file=sys.stderr)
+    arguments = _kernel_arguments(options)
+    display = JSONProgress(sys.stdout, Clock().iso_now) if options.json else stderr_display(os.environ)
     run = NotebookRun(
         notebook,
         display,
@@ -180,6 +213,7 @@ def _run(options: argparse.Namespace) -> int:
         cwd=str(cwd),
         timeout_s=options.timeout,
         allow_errors=options.allow_errors,
+        kernel_arguments=arguments,
     )
     display.open()
     try:
@@ -188,8 +222,37 @@ def _run(options: argparse.Namespace) -> int:
         display.close()
         if run.has_begun:
             files.write(notebook, output)
-            print(f"written: {output}", file=sys.stderr)
+            if not options.json:
+                print(f"written: {output}", file=sys.stderr)
     return status
+
+
+def _parameter(text: str) -> tuple[str, object]:
+    from capsule_kernel.batch.parameters import parse
+
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _kernel_arguments(options: argparse.Namespace) -> list[str]:
+    """Return the arguments that `--kernel-config` stands for, checked before a kernel is started with them."""
+    from capsule_kernel.settings import load_launch
+
+    arguments: list[str] = []
+    for text in options.kernel_config:
+        name, equals, value = text.partition("=")
+        if not equals:
+            arguments.append(f"--config={Path(text).absolute()}")
+        else:
+            arguments.append(f"--{name}={value}" if "." in name else f"--CapsuleKernel.{name}={value}")
+    if arguments and options.kernel is None:
+        try:
+            load_launch(arguments, os.environ)
+        except ConfigurationError as exc:
+            raise NotebookError(str(options.notebook), f"--kernel-config: {exc}") from exc
+    return arguments
 
 
 def _install(options: argparse.Namespace) -> int:

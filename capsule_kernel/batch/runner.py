@@ -8,6 +8,7 @@ import atexit
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -60,6 +61,7 @@ class NotebookRun(NotebookClient):
         cwd: str,
         timeout_s: int | None,
         allow_errors: bool,
+        kernel_arguments: Sequence[str] = (),
     ) -> None:
         """Prepare a run; nothing is started.
 
@@ -69,6 +71,7 @@ class NotebookRun(NotebookClient):
             cwd: folder in which the kernel runs.
             timeout_s: seconds that one cell may take; None is without limit.
             allow_errors: go on after a failed cell.
+            kernel_arguments: further arguments for the kernel's command line.
 
         Raises:
             NotebookError: there is no such kernel, or this environment's does not run the notebook's language.
@@ -82,7 +85,7 @@ class NotebookRun(NotebookClient):
             allow_errors=allow_errors,
             skip_cells_with_tag=SKIP_TAG,
             # A run is a program, not somebody's typing: it leaves the person's history alone.
-            extra_arguments=["--HistoryManager.hist_file=:memory:"] if kernel is None else [],
+            extra_arguments=[*(["--HistoryManager.hist_file=:memory:"] if kernel is None else []), *kernel_arguments],
             on_notebook_start=self._on_ready,
             on_cell_start=self._on_cell_start,
             on_cell_execute=self._on_cell_execute,

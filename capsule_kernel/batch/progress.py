@@ -1,0 +1,45 @@
+"""A run's events for machines: one JSON object a line, with the time at which it happened.
+
+`event` names it (`run-started`, `cell-started`, `output`, `cell-finished`, `run-finished`); the other fields are those
+of `batch.events`, an output in the notebook format.
+"""
+
+import json
+from collections.abc import Callable
+from typing import TextIO
+
+import msgspec
+
+from capsule_kernel.batch.events import CellFinished, CellOutput, CellStarted, RunEvent, RunFinished, RunStarted
+
+_NAMES = {
+    RunStarted: "run-started",
+    CellStarted: "cell-started",
+    CellOutput: "output",
+    CellFinished: "cell-finished",
+    RunFinished: "run-finished",
+}
+
+
+class JSONProgress:
+    """An observer that writes lines of JSON."""
+
+    def __init__(self, out: TextIO, now: Callable[[], str]) -> None:
+        self._out = out
+        self._now = now
+
+    def __call__(self, event: RunEvent) -> None:
+        """Write one event."""
+        record = {"event": _NAMES[type(event)], "time": self._now(), **msgspec.structs.asdict(event)}
+        try:
+            self._out.write(json.dumps(record) + "\n")
+            self._out.flush()
+        except BrokenPipeError:
+            # The reader went away: the run goes on, and its notebook is written.
+            self._out = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as we do
+
+    def open(self) -> None:
+        """Nothing has to be prepared."""
+
+    def close(self) -> None:
+        """Nothing has to be ended."""
