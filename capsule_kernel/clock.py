@@ -13,6 +13,10 @@ class Clock:
         """Return seconds of a clock that never goes back."""
         return time.monotonic()
 
+    def sleep(self, seconds: float) -> None:
+        """Block this thread for a while."""
+        time.sleep(seconds)
+
     def unix_ms(self) -> int:
         """Return the time of day in milliseconds since 1970, as promises have it."""
         return time.time_ns() // 1_000_000

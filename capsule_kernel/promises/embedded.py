@@ -51,6 +51,7 @@ class EmbeddedPromises:
         self._collector: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
         self._rung = asyncio.Event()
+        self._is_watching = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<EmbeddedPromises {self.path} {len(self._waiters)} awaited, {self.statistics.waiting} to write>"
@@ -199,6 +200,10 @@ class EmbeddedPromises:
         self._keep_watch()
         return lambda: self._hears.remove(callback)
 
+    async def wait_watching(self) -> None:
+        """Wait until the log is followed: nothing that happens from now on is missed."""
+        await self._is_watching.wait()
+
     async def call[T](self, function: Callable[[Store], T]) -> T:
         """Run a function on the store's thread."""
         return await self._thread.call(function)
@@ -236,10 +241,11 @@ class EmbeddedPromises:
             return
         for outcome in outcomes:
             for promise in outcome.promises.values():
-                if not promise.is_pending:
-                    self._tell(promise)
+                self._tell(promise)
 
     def _tell(self, promise: Promise) -> None:
+        if promise.is_pending:
+            return
         for future in self._waiters.get(promise.id, ()):
             if not future.done():
                 future.set_result(promise)
@@ -274,6 +280,8 @@ class EmbeddedPromises:
                         opened = await self._thread.call(_open_log)
                         self._log, self._seq, bell_fd = opened
                         loop.add_reader(bell_fd, self._rung.set)
+                        self._catch_up(self._log)
+                        self._is_watching.set()
                     self._read_log(self._log)
                 except (PromisesUnavailable, OSError) as exc:
                     # What waits for answers must not end because the disk is full for a while.
@@ -284,6 +292,13 @@ class EmbeddedPromises:
         finally:
             if bell_fd >= 0:
                 loop.remove_reader(bell_fd)
+
+    def _catch_up(self, log: Store) -> None:
+        """Tell those whose promise was settled after they looked at it, and before the log was followed."""
+        for promise_id in list(self._waiters):
+            promise = log.find(promise_id)
+            if promise is not None:
+                self._tell(promise)
 
     def _read_log(self, log: Store) -> None:
         """Read on the loop's thread: a reader of SQLite's WAL waits for nobody, and whoever waits is awake sooner."""

@@ -124,6 +124,7 @@ class EmbeddedConnection:
     async def _adopt(self) -> None:
         """Take up what was announced before this process listened."""
         with contextlib.suppress(PromiseError):  # it is announced again within 30 s
+            await self._promises.wait_watching()
             addresses = {self._unicast, self._anycast}
             for task_id, version in await self._promises.call(lambda store: _pending(store, addresses)):
                 self._execute(task_id, version)

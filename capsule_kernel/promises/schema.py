@@ -7,12 +7,14 @@ import os
 import sqlite3
 from collections.abc import Iterator
 
+from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromisesUnavailable
 from capsule_kernel.promises.model import FAR_FUTURE_MS
 
 BUSY_MS = 10_000
 """How long to wait for another process that writes."""
 
+_PAUSE_MS = 20
 _VERSION = 1
 _SCHEMA = f"""
 CREATE TABLE promise (
@@ -35,27 +37,47 @@ CREATE TABLE log (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, op TEXT NOT N
 """
 
 
-def connect(path: str) -> sqlite3.Connection:
+def connect(path: str, clock: Clock, busy_ms: int = BUSY_MS) -> sqlite3.Connection:
     """Open the database, and make it where there is none.
+
+    Args:
+        path: the file.
+        clock: to wait with.
+        busy_ms: how long to wait for other processes, now and later.
 
     Raises:
         PromisesUnavailable: it cannot be used.
     """
     with translated(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        # Created before SQLite does it with the process's mask; its -wal and -shm take the mode over.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
-        try:
-            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-            if mode != "wal":
-                raise PromisesUnavailable(path, "the file system has no shared memory: set a file on a local disk")
-            # NORMAL survives the death of any process; FULL, set per transaction, that of the machine too.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
+        # Changing a new file's journal mode does not wait for another process that does the same: SQLite refuses at
+        # once, because two that wait for each other would wait for ever.
+        attempts = max(busy_ms // _PAUSE_MS, 1)
+        while True:
+            try:
+                return _connected(path, busy_ms)
+            except sqlite3.OperationalError as exc:
+                attempts -= 1
+                if "locked" not in str(exc) or attempts == 0:
+                    raise
+                clock.sleep(_PAUSE_MS / 1000)
+
+
+def _connected(path: str, busy_ms: int) -> sqlite3.Connection:
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    # Created before SQLite does it with the process's mask; its -wal and -shm take the mode over.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
+    try:
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise PromisesUnavailable(path, "the file system has no shared memory: set a file on a local disk")
+        # NORMAL survives the death of any process; FULL, set per transaction, that of the machine too.
+        connection.execute("PRAGMA synchronous=NORMAL")
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+
     return connection
 
 
@@ -89,7 +111,7 @@ def translated(path: str) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as exc:
         if "locked" in str(exc):
-            raise PromisesUnavailable(path, f"another process has been writing for {BUSY_MS / 1000:g} s") from exc
+            raise PromisesUnavailable(path, "another process has been writing to it for too long") from exc
         raise PromisesUnavailable(path, f"{exc}") from exc
     except sqlite3.DatabaseError as exc:
         reason = f"{exc}: the file is damaged; move it away, or set another one"

@@ -21,9 +21,10 @@ from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rows import SqliteRows
 from capsule_kernel.promises.rules import Outcome
-from capsule_kernel.promises.schema import connect, translated
+from capsule_kernel.promises.schema import BUSY_MS, connect, translated
 
 _TASKS_MAX = 10_000
+_TWIN_BUSY_MS = 20
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -58,12 +59,20 @@ class Store:
         self.path = os.path.abspath(path)
         self.bell = bell or Bell(self.path, clock)
         self.openings = 0
+        self._busy_ms = BUSY_MS
         self._clock = clock
         self._open()
 
     def twin(self) -> Store:
-        """Return another connection to the file, with the same bell."""
-        return Store(self.path, self._clock, self.bell)
+        """Return another connection to the file, with the same bell, that waits for nobody."""
+        twin = Store(self.path, self._clock, self.bell)
+        twin.wait_at_most(_TWIN_BUSY_MS)
+        return twin
+
+    def wait_at_most(self, busy_ms: int) -> None:
+        """Set how long to wait for another process before `PromisesUnavailable`."""
+        self._busy_ms = busy_ms
+        self._connection.execute(f"PRAGMA busy_timeout={busy_ms}")
 
     def close(self) -> None:
         """Close the file; nobody can wake this process any more."""
@@ -209,7 +218,7 @@ class Store:
             return [LogEntry(*row) for row in self._connection.execute(query, (seq,))]
 
     def _open(self) -> None:
-        self._connection = connect(self.path)
+        self._connection = connect(self.path, self._clock, self._busy_ms)
         self.openings += 1
         self._rows = SqliteRows(self._connection)
         found = os.stat(self.path)
