@@ -87,11 +87,11 @@ class Notes:
             self._put_back(batch, exc)
             return
         self._retry_s = 0.0
-        refused = sum(outcome.status >= INVALID for outcome in outcomes)
-        self.statistics.refused += refused
-        self.statistics.written += len(outcomes) - refused
+        refused = [outcome for outcome in outcomes if outcome.status >= INVALID]
+        self.statistics.refused += len(refused)
+        self.statistics.written += len(outcomes) - len(refused)
         self.statistics.waiting = len(self._queue)
-        self.statistics.last_error = ""
+        self.statistics.last_error = f"status {refused[0].status}: {refused[0].data}" if refused else ""
 
     def _put_back(self, batch: list[Creation | Settling], error: PromiseError) -> None:
         self._queue.extendleft(reversed(batch))

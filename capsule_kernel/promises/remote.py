@@ -25,7 +25,7 @@ from capsule_kernel.promises.client import Created, Settled, Statistics
 from capsule_kernel.promises.model import EMPTY_VALUE, Promise, Settlement, State, encode_value
 from capsule_kernel.promises.names import origin_of
 from capsule_kernel.promises.notes import Notes, creation
-from capsule_kernel.promises.rules import MISSING, OK, Outcome
+from capsule_kernel.promises.rules import INVALID, MISSING, OK, Outcome
 from capsule_kernel.promises.server import Token, redacted
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ class RemotePromises:
             for at, request in queue:
                 async with together:
                     status, data = await self._ask(request)
-                outcomes[at] = Outcome(status=status, data=data)
+                outcomes[at] = Outcome(status=status, data=_reason(data) if status >= INVALID else data)
 
         results = await asyncio.gather(*(write(queue) for queue in queues.values()), return_exceptions=True)
         for result in results:

@@ -1,6 +1,9 @@
 """Remote mode against a real Resonate server."""
 
 import asyncio
+import base64
+import json
+import shutil
 import signal
 import subprocess
 import time
@@ -11,9 +14,11 @@ from typing import Any
 import pytest
 from resonate.context import Context
 
+from capsule_kernel.errors import PromiseRejected
 from capsule_kernel.promises.durable import on_remote
 from capsule_kernel.promises.http import Deadlines
 from capsule_kernel.promises.remote import RemotePromises
+from capsule_kernel.promises.server import Token
 from tests.promises.resonate_server import free_port, running_server, server_binary, start_server
 
 
@@ -153,3 +158,55 @@ async def test_the_end_comes_within_two_seconds_while_the_server_is_stopped(tmp_
     finally:
         process.kill()
         process.wait(10)
+
+
+class Signer:
+    """Signs tokens for a server that is given the public key."""
+
+    def __init__(self, folder: Path) -> None:
+        openssl = shutil.which("openssl")
+        if openssl is None:
+            pytest.skip("openssl, which makes the keys, is missing")
+        self._openssl = openssl
+        self._key, self.public_key = folder / "key.pem", folder / "public.pem"
+        self._run("genrsa", "-out", str(self._key), "2048")
+        self._run("rsa", "-in", str(self._key), "-pubout", "-out", str(self.public_key))
+
+    def token(self, **claims: object) -> str:
+        parts = ({"alg": "RS256", "typ": "JWT"}, {"exp": int(time.time()) + 600, **claims})
+        text = ".".join(self._base64(json.dumps(part).encode()) for part in parts)
+        return f"{text}.{self._base64(self._run('dgst', '-sha256', '-sign', str(self._key), text=text))}"
+
+    def _run(self, *arguments: str, text: str = "") -> bytes:
+        command = [self._openssl, *arguments]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, timeout=20, check=True)
+        return done.stdout
+
+    def _base64(self, data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+async def test_tokens_are_scoped_renewed_and_refused(tmp_path: Path) -> None:
+    signer = Signer(tmp_path)
+    file = tmp_path / "token"
+    with running_server(tmp_path, "--auth-publickey", str(signer.public_key)) as url:
+        async with RemotePromises(url, Token(text=signer.token(role="admin"))) as admin:
+            await admin.probe()
+            await admin.create("k-1:input:1", kind="input")
+            await admin.create("k-1:input:2", kind="input")
+            waiting = asyncio.create_task(admin.wait("k-1:input:1", 20))
+            async with RemotePromises(url, Token(text=signer.token(prefix="k-1:input:1"))) as guest:
+                await guest.probe()
+                with pytest.raises(PromiseRejected, match="403"):
+                    await guest.settle("k-1:input:2", "resolved", "no")
+                assert (await guest.settle("k-1:input:1", "resolved", "yes")).is_winner
+            assert (await waiting).value_data() == "yes"
+        file.write_text(signer.token(role="admin", exp=int(time.time()) - 3600))
+        async with RemotePromises(url, Token(command=f"cat {file}")) as promises:
+            with pytest.raises(PromiseRejected, match="401"):
+                await promises.get("k-1:input:1")
+            file.write_text(signer.token(role="admin"))
+            assert await promises.get("k-1:input:1") is not None
+        async with RemotePromises(url) as nobody:
+            with pytest.raises(PromiseRejected, match="check the token"):
+                await nobody.probe()

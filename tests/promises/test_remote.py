@@ -182,6 +182,15 @@ async def test_a_refused_token_is_named(server: StandIn) -> None:
             await promises.probe()
 
 
+async def test_what_the_server_refuses_to_note_is_counted(server: StandIn) -> None:
+    server.tokens = {"good"}
+    async with RemotePromises(server.url, Token(text="bad")) as promises:
+        promises.note_create("a")
+        assert await promises.flush(5)
+        assert (promises.statistics.refused, promises.statistics.written) == (1, 0)
+        assert promises.statistics.last_error == "status 401: Unauthorized"
+
+
 async def test_a_token_command_is_asked_again_when_a_token_is_refused(server: StandIn, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("first\n")
