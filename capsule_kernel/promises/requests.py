@@ -6,6 +6,7 @@ fields are ignored, as Resonate's server does.
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -229,9 +230,6 @@ class Envelope(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-_ENVELOPE = msgspec.json.Decoder(Envelope)
-
-
 def raw(text: str) -> msgspec.Raw:
     """Return a JSON text as part of a request."""
     return msgspec.Raw(text.encode())
@@ -250,7 +248,7 @@ def read_envelope(text: str | bytes) -> Envelope:
     Raises:
         msgspec.MsgspecError: it is none.
     """
-    return _ENVELOPE.decode(text)
+    return msgspec.json.decode(text, type=Envelope)
 
 
 def read_request(kind: str, data: msgspec.Raw) -> Request | None:
@@ -259,7 +257,7 @@ def read_request(kind: str, data: msgspec.Raw) -> Request | None:
     Raises:
         msgspec.MsgspecError: it is not what the kind needs.
     """
-    decoder = _DECODERS.get(kind)
+    decoder = _decoder(kind)
     if decoder is None:
         return None
     request: Request = decoder.decode(data)
@@ -299,6 +297,10 @@ def _read_id(data: msgspec.Raw) -> object:
     return found.get("id") if isinstance(found, dict) else None
 
 
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    str(request.__struct_config__.tag): msgspec.json.Decoder(request) for request in _REQUESTS
-}
+@functools.cache
+def _decoder(kind: str) -> msgspec.json.Decoder[Any] | None:
+    """Return what reads the data of requests of a kind; made when first needed, as only the SDK's requests are read."""
+    for request in _REQUESTS:
+        if request.__struct_config__.tag == kind:
+            return msgspec.json.Decoder(request)
+    return None
