@@ -19,8 +19,8 @@ from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Created, Settled, Statistics
 from capsule_kernel.promises.model import FAR_FUTURE_MS, Promise, Settlement, State
 from capsule_kernel.promises.notes import Notes, creation, settling
+from capsule_kernel.promises.outcome import MISSING, OK, Outcome
 from capsule_kernel.promises.retention import Collected
-from capsule_kernel.promises.rules import MISSING, OK, Outcome
 from capsule_kernel.promises.store import LogEntry, Store
 from capsule_kernel.promises.thread import StoreThread
 

@@ -18,7 +18,7 @@ from capsule_kernel.errors import PromiseError
 from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.embedded import EmbeddedPromises
 from capsule_kernel.promises.model import TARGET_TAG
-from capsule_kernel.promises.rules import INVALID
+from capsule_kernel.promises.outcome import INVALID
 from capsule_kernel.promises.store import LogEntry, Store
 
 _SCHEME = "capsule"

@@ -15,7 +15,8 @@ from capsule_kernel.errors import PromiseError
 from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Statistics
 from capsule_kernel.promises.model import FAR_FUTURE_MS, KIND_TAG, Settlement, encode_value
-from capsule_kernel.promises.rules import INVALID, Outcome, settlement
+from capsule_kernel.promises.outcome import INVALID, Outcome
+from capsule_kernel.promises.rules import settlement
 
 type Creation = tuple[str, Any, str, dict[str, str] | None, int | None]
 type Settling = tuple[str, Settlement, Any]

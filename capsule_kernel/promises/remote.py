@@ -15,17 +15,27 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from resonate_base import ORIGIN_HEADER, PROTOCOL_VERSION, ConnectorError
+from resonate_base import ORIGIN_HEADER, ConnectorError
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromiseNotFound, PromiseRejected, PromisesUnavailable
 from capsule_kernel.ids import new_session
 from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Created, Settled, Statistics
-from capsule_kernel.promises.model import EMPTY_VALUE, Promise, Settlement, State, encode_value
-from capsule_kernel.promises.names import origin_of
+from capsule_kernel.promises.envelopes import (
+    Found,
+    Page,
+    PushMessage,
+    Reply,
+    decoded,
+    envelope,
+    origin,
+    reason_of,
+    translated_error,
+)
+from capsule_kernel.promises.model import Promise, Settlement, State, encode_value
 from capsule_kernel.promises.notes import Notes, creation
-from capsule_kernel.promises.rules import INVALID, MISSING, OK, Outcome
+from capsule_kernel.promises.outcome import INVALID, MISSING, OK, Outcome
 from capsule_kernel.promises.server import Token, redacted
 
 if TYPE_CHECKING:
@@ -37,54 +47,6 @@ _LOOK_S = 10.0
 _PAGE = 500
 _TOGETHER = 16
 _PROBE_ID = "probe:1"
-
-
-class _Record(msgspec.Struct, rename="camel"):
-    """The protocol's `PromiseRecord`."""
-
-    id: str
-    state: State
-    timeout_at: int
-    param: msgspec.Raw = msgspec.Raw(EMPTY_VALUE.encode())
-    value: msgspec.Raw = msgspec.Raw(EMPTY_VALUE.encode())
-    tags: dict[str, str] = {}
-    created_at: int = 0
-    settled_at: int | None = None
-
-    def promise(self) -> Promise:
-        return Promise(
-            id=self.id,
-            state=self.state,
-            param=_text(self.param),
-            value=_text(self.value),
-            tags=self.tags,
-            timeout_at_ms=self.timeout_at,
-            created_at_ms=self.created_at,
-            settled_at_ms=self.settled_at,
-        )
-
-
-class _Found(msgspec.Struct):
-    promise: _Record
-
-
-class _Page(msgspec.Struct):
-    promises: list[_Record]
-    cursor: str | None = None
-
-
-class _Head(msgspec.Struct):
-    status: int = OK
-
-
-class _Reply(msgspec.Struct):
-    head: _Head = msgspec.field(default_factory=_Head)
-    data: msgspec.Raw = msgspec.Raw(b"{}")
-
-
-class _Message(msgspec.Struct):
-    kind: str
-    data: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 class RemotePromises:
@@ -170,11 +132,11 @@ class RemotePromises:
         if status in {400, 422}:
             raise PromisesUnavailable(
                 redacted(self.url),
-                f"the server refuses ids such as {_PROBE_ID!r} ({_reason(data)}): durable functions need Resonate "
+                f"the server refuses ids such as {_PROBE_ID!r} ({reason_of(data)}): durable functions need Resonate "
                 "v0.9.8 as it was tagged, or 0.10 and later",
             )
         if status == 401:
-            raise PromiseRejected("promise.create", status, f"{_reason(data)}: check the token")
+            raise PromiseRejected("promise.create", status, f"{reason_of(data)}: check the token")
         # 403: a token for one prefix only; nothing can be known, and nothing is wrong.
 
     async def create(
@@ -233,8 +195,8 @@ class RemotePromises:
             request = rq.PromiseSearch(state=state, tags=labels or None, limit=_PAGE, cursor=cursor)
             status, data = await self._ask(request)
             if status != OK:
-                raise PromiseRejected("promise.search", status, _reason(data))
-            page = _decoded(data, _Page, self.url)
+                raise PromiseRejected("promise.search", status, reason_of(data))
+            page = decoded(data, Page, self.url)
             found += [
                 record.promise() for record in page.promises if record.id.startswith(prefix) and record.id > after
             ]
@@ -301,8 +263,8 @@ class RemotePromises:
         if status == MISSING:
             raise PromiseNotFound(promise_id)
         if status != OK:
-            raise PromiseRejected("promise.register_listener", status, _reason(data))
-        return _decoded(data, _Found, self.url).promise.promise()
+            raise PromiseRejected("promise.register_listener", status, reason_of(data))
+        return decoded(data, Found, self.url).promise.promise()
 
     async def _write_notes(self, requests: list[rq.Request]) -> list[Outcome]:
         """Write what was noted: one promise's in their order, several promises' at a time."""
@@ -317,7 +279,7 @@ class RemotePromises:
             for at, request in queue:
                 async with together:
                     status, data = await self._ask(request)
-                outcomes[at] = Outcome(status=status, data=_reason(data) if status >= INVALID else data)
+                outcomes[at] = Outcome(status=status, data=reason_of(data) if status >= INVALID else data)
 
         results = await asyncio.gather(*(write(queue) for queue in queues.values()), return_exceptions=True)
         for result in results:
@@ -328,14 +290,12 @@ class RemotePromises:
     async def _ask(self, request: rq.Request) -> tuple[int, msgspec.Raw]:
         network = await self._connected()
         self._count += 1
-        kind, corr_id = rq.kind_of(request), f"{self.pid}-{self._count}"
-        head = {"corrId": corr_id, "version": PROTOCOL_VERSION}
-        body = msgspec.json.encode({"kind": kind, "head": head, "data": _fields(request)}).decode()
+        body = envelope(request, f"{self.pid}-{self._count}")
         try:
-            text = await network.send(body, {ORIGIN_HEADER: _origin(request)})
+            text = await network.send(body, {ORIGIN_HEADER: origin(request)})
         except ConnectorError as exc:
-            raise _ours(exc, self.url) from exc
-        reply = _decoded(text, _Reply, self.url)
+            raise translated_error(exc, self.url) from exc
+        reply = decoded(text, Reply, self.url)
         return reply.head.status, reply.data
 
     async def _connected(self) -> HttpNetwork:
@@ -371,9 +331,9 @@ class RemotePromises:
 
     def _take(self, text: str) -> None:
         try:
-            message = msgspec.json.decode(text, type=_Message)
+            message = msgspec.json.decode(text, type=PushMessage)
             if message.kind == "unblock":
-                self._tell(msgspec.json.decode(message.data, type=_Found).promise.promise())
+                self._tell(msgspec.json.decode(message.data, type=Found).promise.promise())
         except msgspec.MsgspecError:
             self._look_again()  # somebody meant to say something
 
@@ -390,40 +350,5 @@ class RemotePromises:
         if status == MISSING:
             raise PromiseNotFound(request.id)
         if status not in {OK, 201}:
-            raise PromiseRejected(rq.kind_of(request), status, _reason(data))
-        return _decoded(data, _Found, self.url).promise.promise()
-
-
-def _fields(request: rq.Request) -> dict[str, Any]:
-    """Return a request's data as it travels."""
-    names = zip(request.__struct_fields__, request.__struct_encode_fields__, strict=True)
-    return {there: value for here, there in names if (value := getattr(request, here)) is not None}
-
-
-def _origin(request: rq.Request) -> str:
-    promise_id = getattr(request, "id", None) or getattr(request, "awaited", None)
-    return origin_of(promise_id) if promise_id else "default"
-
-
-def _decoded[T](data: str | msgspec.Raw, kind: type[T], url: str) -> T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as exc:
-        raise PromisesUnavailable(redacted(url), f"its answer is not Resonate's: {exc}") from exc
-
-
-def _ours(error: ConnectorError, url: str) -> PromisesUnavailable:
-    inner = error.error
-    return inner if isinstance(inner, PromisesUnavailable) else PromisesUnavailable(redacted(url), str(inner))
-
-
-def _reason(data: msgspec.Raw) -> str:
-    found = msgspec.json.decode(data)
-    return (
-        found if isinstance(found, str) else str(found.get("error", found)) if isinstance(found, dict) else str(found)
-    )
-
-
-def _text(value: msgspec.Raw) -> str:
-    text = bytes(value).decode()
-    return EMPTY_VALUE if text == "null" else text
+            raise PromiseRejected(rq.kind_of(request), status, reason_of(data))
+        return decoded(data, Found, self.url).promise.promise()

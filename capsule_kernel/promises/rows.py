@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from capsule_kernel.promises.model import BRANCH_TAG, FAR_FUTURE_MS, Promise, State, Task, TaskState
-from capsule_kernel.promises.rules import Execute, Outcome, Unblock
+from capsule_kernel.promises.outcome import Execute, Outcome, Unblock
 
 _PROMISE = "id, state, param, value, tags, timeout_at, created_at, settled_at"
 _TASK = "id, state, version, pid, ttl, resumes, due_at"

@@ -9,7 +9,7 @@ Two things differ, on purpose: addresses are not checked for schemes, and the an
 
 from __future__ import annotations
 
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -23,92 +23,22 @@ from capsule_kernel.promises.model import (
     Settlement,
     State,
     Task,
-    TaskState,
+)
+from capsule_kernel.promises.outcome import (
+    CONFLICT,
+    INVALID,
+    MISSING,
+    OK,
+    REDIRECT,
+    UNPROCESSABLE,
+    Execute,
+    Outcome,
+    Rows,
+    Unblock,
 )
 
 RETRY_MS = 30_000
 """A pending task that nobody took is announced again after this time."""
-
-OK, REDIRECT, INVALID, MISSING, CONFLICT, UNPROCESSABLE = 200, 300, 400, 404, 409, 422
-
-
-class Rows(Protocol):
-    """What is stored."""
-
-    def promise(self, promise_id: str) -> Promise | None:
-        """Return a promise."""
-
-    def task(self, task_id: str) -> Task | None:
-        """Return a task."""
-
-    def awaiters(self, promise_id: str) -> list[str]:
-        """Return the tasks to resume when a promise is settled, in the order of their ids."""
-
-    def listeners(self, promise_id: str) -> list[str]:
-        """Return the addresses to tell when a promise is settled, in their order."""
-
-    def branch(self, branch: str) -> list[Promise]:
-        """Return the promises of a branch, in the order of their ids."""
-
-    def overdue(self, now_ms: int) -> tuple[list[Promise], list[Task]]:
-        """Return pending promises and tasks whose time has come."""
-
-    def find_promises(self, *, state: State | None, tags: dict[str, str], after: str, limit: int) -> list[Promise]:
-        """Return up to `limit` promises behind the id `after`, in the order of their ids."""
-
-    def find_tasks(self, *, state: TaskState | None, after: str, limit: int) -> list[Task]:
-        """Return up to `limit` tasks behind the id `after`, in the order of their ids."""
-
-
-class Execute(msgspec.Struct, frozen=True):
-    """Somebody at `address` may acquire the task now."""
-
-    address: str
-    task_id: str
-    version: int
-
-
-class Unblock(msgspec.Struct, frozen=True):
-    """The promise was settled: `address` wanted to know."""
-
-    address: str
-    promise: Promise
-
-
-type Message = Execute | Unblock
-
-
-class Outcome(msgspec.Struct):
-    """What a request does.
-
-    Attributes:
-        status: the answer's status, as in HTTP.
-        data: the answer; a text says what is wrong.
-        is_effective: whether the request itself created or settled a promise: false where somebody else was first.
-        promises: to store, by id.
-        tasks: to store, by id.
-        waits: to add: awaited promise and the task to resume.
-        listeners: to add: promise and address.
-        heard: promises whose waits and listeners are done with.
-        idle: tasks that wait for nothing any more.
-        messages: to send.
-    """
-
-    status: int = OK
-    data: Any = msgspec.field(default_factory=dict)
-    is_effective: bool = False
-    promises: dict[str, Promise] = msgspec.field(default_factory=dict)
-    tasks: dict[str, Task] = msgspec.field(default_factory=dict)
-    waits: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    listeners: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    heard: list[str] = msgspec.field(default_factory=list)
-    idle: list[str] = msgspec.field(default_factory=list)
-    messages: list[Message] = msgspec.field(default_factory=list)
-
-    @property
-    def is_write(self) -> bool:
-        """Whether there is anything to store."""
-        return bool(self.promises or self.tasks or self.waits or self.listeners or self.heard or self.idle)
 
 
 def decide(now_ms: int, rows: Rows, request: rq.Request) -> Outcome:

@@ -17,10 +17,10 @@ from capsule_kernel.clock import Clock
 from capsule_kernel.promises import retention, rules
 from capsule_kernel.promises.bell import Bell
 from capsule_kernel.promises.model import Promise, State, Task
+from capsule_kernel.promises.outcome import Outcome
 from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rows import SqliteRows
-from capsule_kernel.promises.rules import Outcome
 from capsule_kernel.promises.schema import BUSY_MS, connect, translated
 
 _TASKS_MAX = 10_000

@@ -12,8 +12,8 @@ from queue import SimpleQueue
 from typing import Any
 
 from capsule_kernel.errors import PromisesUnavailable
+from capsule_kernel.promises.outcome import Outcome
 from capsule_kernel.promises.requests import Request
-from capsule_kernel.promises.rules import Outcome
 from capsule_kernel.promises.store import Store
 
 _TOGETHER_MAX = 64
