@@ -168,13 +168,16 @@ class _Case:
             promise, state=state, value=value, settled_at_ms=max(at_ms, promise.created_at_ms)
         )
         self._put_promise(settled)
-        task = self._task(promise.id)
+        # Only a promise with a target has a task.
+        task = self._task(promise.id) if TARGET_TAG in promise.tags else None
         if task is not None:
             self._finish(task)
-        for awaiter in self._awaiters(promise.id):
+        awaiters, listeners = self._awaiters(promise.id), self._rows.listeners(promise.id)
+        for awaiter in awaiters:
             self._resume(awaiter, promise.id)
-        self._out.messages.extend(Unblock(address, settled) for address in self._rows.listeners(promise.id))
-        self._out.heard.append(promise.id)
+        self._out.messages.extend(Unblock(address, settled) for address in listeners)
+        if awaiters or listeners:
+            self._out.heard.append(promise.id)
         return settled
 
     def _expire(self, promise_id: str) -> None:
