@@ -45,8 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_interval_ms: int = 50
     """Milliseconds between two messages of one stream: what is written meanwhile goes out as one message."""
 
-    stream_hold_ms: int = 180
-    """Milliseconds for which text of a stream that nobody flushes waits for more, as in ipykernel."""
+    stream_hold_ms: int = 200
+    """Milliseconds for which text of a stream that nobody flushes waits for more; ipykernel's value."""
 
     max_output_bytes: int = 268_435_456
     """Size in bytes of the largest single output message; what is longer is cut, and the cut is said."""

@@ -194,7 +194,7 @@ class Executions:
     def on_stream(self, message: Stream) -> None:
         """Publish text that Python code wrote, at once where it asks for that."""
         if message.text:
-            self._hold(message.name, message.text, message.parent)
+            self._hold(message.name, message.text, message.parent, message.age_ms)
         if message.flushed:
             self._iopub.release(message.name)
         self._keep_pace()
@@ -216,10 +216,11 @@ class Executions:
         self._hold(name, text, serial)
         self._keep_pace()
 
-    def _hold(self, name: str, text: str, serial: int) -> None:
+    def _hold(self, name: str, text: str, serial: int, age_ms: int = 0) -> None:
         self._iopub.hold(name, text, parent=self._requests.parent_of(serial))
         if name not in self._releases:
-            self._releases[name] = self._loop.call_later(self._settings.stream_hold_ms / 1000, self._release, name)
+            wait_ms = max(0, self._settings.stream_hold_ms - age_ms)
+            self._releases[name] = self._loop.call_later(wait_ms / 1000, self._release, name)
 
     def _release(self, name: str) -> None:
         del self._releases[name]

@@ -131,12 +131,18 @@ class Ready(_Message, frozen=True, kw_only=True, tag=1):
 
 
 class Stream(_Message, frozen=True, kw_only=True, tag=2):
-    """Text for `stream` (Jupyter messaging, "Streams"); `flushed` where user code asked for it to be seen at once."""
+    """Text for `stream` (Jupyter messaging, "Streams").
+
+    Attributes:
+        flushed: user code asked for it to be seen at once.
+        age_ms: for how long it has been waiting for more, in milliseconds.
+    """
 
     parent: int
     name: str
     text: str
     flushed: bool = False
+    age_ms: int = 0
 
 
 class Publish(_Message, frozen=True, kw_only=True, tag=3):

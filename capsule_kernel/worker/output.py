@@ -218,7 +218,8 @@ class OutStream(io.TextIOBase):
             return
         if self._channel.is_ours:
             self._is_sent = True
-            for piece in in_pieces(message, flushed=flushed):
+            age_ms = int((time.monotonic() - self.held_since) * 1000)
+            for piece in in_pieces(message, flushed=flushed, age_ms=age_ms):
                 self._channel.send(piece)
         else:
             _write_all(self.fileno(), message.text.encode())
@@ -239,12 +240,12 @@ def flush_foreign(stream: Any) -> None:
         stream.flush()
 
 
-def in_pieces(message: Stream, *, flushed: bool = False) -> Iterator[Stream]:
+def in_pieces(message: Stream, *, flushed: bool = False, age_ms: int = 0) -> Iterator[Stream]:
     """Cut long text into messages that worker, front and client can each work on at the same time."""
     step = HELD_CHARACTERS if len(message.text) > 2 * HELD_CHARACTERS else max(1, len(message.text))
     for start in range(0, max(1, len(message.text)), step):
         text = message.text[start : start + step]
-        yield Stream(parent=message.parent, name=message.name, text=text, flushed=flushed)
+        yield Stream(parent=message.parent, name=message.name, text=text, flushed=flushed, age_ms=age_ms)
 
 
 def _utf8(text: str) -> str:

@@ -66,7 +66,14 @@ async def execute(notebook: NotebookNode, kernel: str) -> Executed:
         # Names of the same length for all: some outputs are cut to a width.
         work = Path(folder, "notebook")
         await asyncio.to_thread(work.mkdir)
-        environment = {**os.environ, "IPYTHONDIR": f"{folder}/ipython", "JUPYTER_RUNTIME_DIR": f"{folder}/runtime"}
+        environment = {
+            # ipykernel captures no descriptors where it finds pytest's variable.
+            **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")},
+            "IPYTHONDIR": f"{folder}/ipython",
+            "JUPYTER_RUNTIME_DIR": f"{folder}/runtime",
+            # The order of sets shows in some outputs.
+            "PYTHONHASHSEED": "0",
+        }
         manager = _Manager()
         manager.command = ARGUMENTS[kernel]
         client = NotebookClient(

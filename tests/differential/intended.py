@@ -27,6 +27,15 @@ def _forgot_await(source: str, expected: Outputs, got: Outputs) -> bool:
     return len(got) == len(expected) + 1 and "was never awaited: write `await" in got[-1].get("text", "")
 
 
+def _said_twice(source: str, expected: Outputs, got: Outputs) -> bool:
+    lines = expected[0].get("text", "").splitlines() if expected else []
+    return len(lines) > 1 and lines[0].startswith("------> ") and lines[0] == lines[1]
+
+
+def _puts_stream_back(source: str, expected: Outputs, got: Outputs) -> bool:
+    return source.startswith("sys.stdout = ") and not expected
+
+
 def _shows_childs_end(source: str, expected: Outputs, got: Outputs) -> bool:
     return "multiprocessing" in source and [o for o in expected if o.get("ename") != "GeneratorExit"] == list(got)
 
@@ -73,6 +82,8 @@ def _evalue(output: dict[str, Any]) -> str:
 INTENDED: dict[str, tuple[str, Test]] = {
     "nested-loop": ("asyncio.run() and its like work inside a cell", _has_nested_loop),
     "forgotten-coroutine": ("a coroutine that nobody awaited is named", _forgot_await),
+    "transforms-once": ("a cell is transformed once; IPython's autocall says what it did each time", _said_twice),
+    "stream-put-back": ("what is printed by the cell that puts sys.stdout back is shown in it", _puts_stream_back),
     "fork-ends": ("a forked child's end is not shown as an error of the cell", _shows_childs_end),
     "more-magics": ("Capsule has magics of its own, and lists them", _lists_magics),
     "error-without-text": ("an error whose __str__ raises is shown, not the error of showing it", _has_no_text),
