@@ -128,6 +128,8 @@ FIGURES: tuple[Figure, ...] = (
     _figure("promises", "promise_step_last", "  the last 20 of them", "ms", Limit(5)),
     _figure("promises_start", "promises_open", "100,000 promises: open, find what is pending", "ms", Limit(50)),
     _figure("promises_start", "promises_start", "  kernel's first execution later by", "ms", Limit(50)),
+    _figure("notebooks", "notebooks", "notebooks of tests/differential, best of three", "s", Ratio("ipykernel", 1.05)),
+    _none("notebooks", "notebook_excess", "  one of them: beyond 1.05 x ipykernel + 0.3 s", "s"),
     _figure("memory", "memory", "memory (PSS of all processes), idle", "MiB", Ratio("ipykernel", 0.9)),
     _figure("memory", "memory_alone", "  the same, had nobody else Python in memory", "MiB", Ratio("ipykernel", 0.9)),
 )

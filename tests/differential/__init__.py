@@ -2,3 +2,8 @@
 
 `python -m tests.differential [NOTEBOOK …]` compares notebooks of your own.
 """
+
+from pathlib import Path
+
+NOTEBOOKS = Path(__file__).with_name("notebooks")
+"""What is compared."""

@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import NOTEBOOKS
 from .run import compare_all, described, notebooks_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-NOTEBOOKS = Path(__file__).with_name("notebooks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

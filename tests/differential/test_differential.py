@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from . import NOTEBOOKS
 from .run import compare_all, described, notebooks_in
 
-HERE = Path(__file__).parent
-TOUR = HERE.parents[1] / "notebooks"
+TOUR = Path(__file__).parents[2] / "notebooks"
 QUICK = ("errors.ipy",)
 
 
@@ -28,10 +28,10 @@ def check(paths: list[Path], jobs: int) -> None:
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_notebook_gives_what_it_gives_on_ipykernel(name: str) -> None:
-    check([HERE / "notebooks" / name], jobs=1)
+    check([NOTEBOOKS / name], jobs=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_all_notebooks_give_what_they_give_on_ipykernel() -> None:
-    check(notebooks_in([HERE / "notebooks", TOUR]), jobs=2)
+    check(notebooks_in([NOTEBOOKS, TOUR]), jobs=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import completion, execution, interrupts, memory, output, promises, start, workers
+from . import completion, execution, interrupts, memory, notebooks, output, promises, start, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[[Run], None]] = {
     "completion": completion.measure,
     "interrupt": interrupts.measure,
     "memory": memory.measure,
+    "notebooks": notebooks.measure,
     "promises": promises.measure_store,
     "promises_start": promises.measure_start,
 }
