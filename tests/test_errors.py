@@ -13,12 +13,16 @@ from capsule_kernel.errors import (
     ConfigurationError,
     ConnectionFileError,
     IllegalTransition,
+    InvalidPromiseId,
     KernelSpecError,
     ManifestRejected,
     MessageRejected,
     NotebookError,
     NotebookRunError,
     OutputTooLarge,
+    PromiseNotFound,
+    PromiseRejected,
+    PromisesUnavailable,
     ProtocolError,
     StoreDamaged,
     StoreUnavailable,
@@ -64,6 +68,10 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (ChunksMissing(3), ["3 parts of the checkpoint", "take it again in full"]),
     (CheckpointTooLarge(5_000, 4_000), ["5,000 bytes", "is 4,000", "raise the cap, or delete large variables"]),
     (ManifestRejected("7", "it was signed with another key"), ["checkpoint 7 refused", "another key"]),
+    (InvalidPromiseId("a b"), ["'a b' cannot be part of a promise's id", "use letters, digits"]),
+    (PromiseNotFound("exec:k-3"), ["no promise 'exec:k-3'"]),
+    (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),
+    (PromisesUnavailable("/p.db", "disk full; free some space"), ["promises at /p.db", "disk full; free some space"]),
 ]
 
 
