@@ -284,6 +284,21 @@ class ManifestRejected(StateError):
         return f"checkpoint {self.checkpoint} refused: {self.reason}"
 
 
+class CheckpointDeclined(StateError):
+    """The keeper of the store did not do what a worker asked for; nothing was changed.
+
+    Attributes:
+        reason: the keeper's error, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class PromiseError(CapsuleError):
     """Something about promises: their ids, the store that holds them, the server."""
 

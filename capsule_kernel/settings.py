@@ -39,6 +39,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How many sleeping snapshots of the worker are kept at most, for `%undo` and for crashes; 0 takes none. Not on by
     default yet: see the README."""
 
+    checkpoint_idle_ms: int = 1000
+    """Milliseconds of idleness after which a durable checkpoint is taken in the background; 0: only `%checkpoint` does.
+    Only after cells of a person, whose client can be asked: batch runs take theirs themselves."""
+
+    checkpoints_folder: str = ""
+    """The store of checkpoints; empty for `CAPSULE_CHECKPOINTS`, else `capsule/checkpoints` in Jupyter's data
+    folder."""
+
+    checkpoints_cap_mb: int = 10_000
+    """Megabytes that the store may take on the disk; the oldest unnamed checkpoints make room for new ones."""
+
+    session: str = ""
+    """Whose checkpoints these are, where neither `JPY_SESSION_NAME` nor the notebook says; empty: those of the folder
+    that the kernel was started in."""
+
     flush_tick_ms: int = 20
     """Milliseconds after which output that a running cell holds back is asked for the first time."""
 

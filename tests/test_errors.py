@@ -8,6 +8,7 @@ from capsule_kernel import errors
 from capsule_kernel.errors import (
     BindError,
     CapsuleError,
+    CheckpointDeclined,
     CheckpointTooLarge,
     ChunksMissing,
     ConfigurationError,
@@ -68,6 +69,7 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (ChunksMissing(3), ["3 parts of the checkpoint", "take it again in full"]),
     (CheckpointTooLarge(5_000, 4_000), ["5,000 bytes", "is 4,000", "raise the cap, or delete large variables"]),
     (ManifestRejected("7", "it was signed with another key"), ["checkpoint 7 refused", "another key"]),
+    (CheckpointDeclined("there is no checkpoint 'x'"), ["there is no checkpoint 'x'"]),
     (InvalidPromiseId("a b"), ["'a b' cannot be part of a promise's id", "use letters, digits"]),
     (PromiseNotFound("exec:k-3"), ["no promise 'exec:k-3'"]),
     (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from capsule_kernel.clock import Clock
+from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.history import History
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.replies import Replies
@@ -83,6 +84,7 @@ class Executions:
         on_replace: Callable[[str], None],
         on_retire: Callable[[str], None],
         on_undo: Callable[[Sequence[int]], Session | None],
+        checkpoints: Checkpoints,
         engine: str,
     ) -> None:
         self._iopub = iopub
@@ -101,6 +103,8 @@ class Executions:
         self._on_undo = on_undo
         # Serials of the newest cells whose effects the worker holds, for undo.
         self._executed: deque[int] = deque(maxlen=_EXECUTED_KEPT)
+        self._checkpoints = checkpoints
+        self._is_notice_due = True
         self._engine = engine
         self._queue: deque[_Cell] = deque()
         self._running: _Running | None = None
@@ -254,7 +258,7 @@ class Executions:
             self._undo(running, message.undo)
         elif self._stores(cell.content):
             self._executed.append(message.serial)
-        self._end(running, message.content, message.status)
+        self._end(running, message.content, message.status, message.report)
         if self._stores(cell.content) and cell.content.code.strip():
             self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
             if message.output is not None:
@@ -301,6 +305,8 @@ class Executions:
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
         evalue = f"the worker that ran this cell has died: {death.cause}. {_what_is_live(heir)}"
+        if heir is None:
+            evalue += self._checkpoints.after_death()
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
         if death.fault_trace:
             traceback.append(death.fault_trace.rstrip("\n"))
@@ -346,27 +352,31 @@ class Executions:
                 encode_json({"code": content.code, "execution_count": self._count}),
                 parent=request.parent,
             )
+        if self._is_notice_due and content.allow_stdin and self._stores(content):
+            self._is_notice_due = False
+            notice = self._checkpoints.notice()
+            if notice is not None:
+                self._iopub.publish("display_data", encode_json(notice), parent=request.parent)
         running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
         self._on_dequeued()
 
     def _tick(self, running: _Running) -> None:
         running.session.say(Tick(serial=running.cell.request.serial))
 
-    def _end(self, running: _Running, content: bytes, status: str) -> None:
+    def _end(self, running: _Running, content: bytes, status: str, report: bytes = b"") -> None:
         if running.tick is not None:
             running.tick.cancel()
         request = running.cell.request
         self._running = None
         self._iopub.release()
         self._iopub.busy_parent = None
-        self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started))
+        self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))
         self._iopub.status("idle", parent=request.parent)
 
-    def _metadata(self, status: str, started: str | None = None) -> bytes:
+    def _metadata(self, status: str, started: str | None = None, report: bytes = b"") -> bytes:
         started = started or self._clock.iso_now()
-        return (
-            f'{{"started":"{started}","dependencies_met":true,"engine":"{self._engine}","status":"{status}"}}'.encode()
-        )
+        metadata = f'{{"started":"{started}","dependencies_met":true,"engine":"{self._engine}","status":"{status}"'
+        return metadata.encode() + (b',"capsule":' + report if report else b"") + b"}"
 
     def _publish_error(self, content: dict[str, Any], parent: bytes) -> None:
         self._iopub.publish("error", encode_json(content), parent=parent)

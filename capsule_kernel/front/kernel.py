@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 from typing import Any, assert_never
@@ -15,6 +16,8 @@ import msgspec
 
 from capsule_kernel import __version__
 from capsule_kernel.clock import Clock
+from capsule_kernel.folders import checkpoints_folder
+from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.comms import Comms
 from capsule_kernel.front.connection import Connection
 from capsule_kernel.front.dispatch import Dispatch
@@ -55,6 +58,7 @@ from capsule_kernel.wire.worker_messages import (
 _log = logging.getLogger(__name__)
 _IS_COMPLETE_DEADLINE_S = 2.0
 _HISTORY_DEADLINE_S = 1.0
+_CHECKPOINT_GRACE_S = 0.5
 
 
 class _CodeContent(msgspec.Struct, frozen=True):
@@ -107,6 +111,12 @@ class Kernel:
         self._stdin = Stdin(self._sockets.stdin, wire, self._requests, clock=clock)
         self._history = History(self._history_file(), loop=loop)
         self._inspections = Inspections(settings, loop=loop)
+        self._checkpoints = Checkpoints(
+            folder=checkpoints_folder(os.environ, settings.checkpoints_folder),
+            cap_bytes=settings.checkpoints_cap_mb * 1_000_000,
+            session=os.environ.get("JPY_SESSION_NAME") or settings.session or os.getcwd(),
+            clock=clock,
+        )
         self._pool = Pool(
             owner=self,
             zygote_options=zygote_options,
@@ -139,6 +149,7 @@ class Kernel:
             on_replace=self._pool.replace,
             on_retire=functools.partial(self._pool.retire, grace_ms=settings.shutdown_grace_ms),
             on_undo=self._pool.undo,
+            checkpoints=self._checkpoints,
             engine=wire.session,
         )
         self._dispatch = Dispatch(
@@ -194,6 +205,7 @@ class Kernel:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pool.close(grace_ms=self._settings.shutdown_grace_ms))
             group.create_task(self._close_history())
+        self._checkpoints.close(_CHECKPOINT_GRACE_S)
         self._sockets.close()
         return status
 
@@ -264,6 +276,10 @@ class Kernel:
         self._inspections.on_death()
         self._comms.on_death(session, death, self._executions.running)
         self._executions.on_death(session, death, heir)
+
+    def on_errand(self, session: Session, sock: socket.socket) -> None:
+        """See `PoolOwner`."""
+        self._checkpoints.serve(sock)
 
     def on_no_worker(self, reason: str) -> None:
         """See `PoolOwner`."""
@@ -367,6 +383,7 @@ class Kernel:
             compile_cache_size=settings.compile_cache_size,
             stream_interval_ms=settings.stream_interval_ms,
             max_output_bytes=settings.max_output_bytes,
+            checkpoint_idle_ms=settings.checkpoint_idle_ms,
             snapshots=settings.snapshots > 0,
             session_name=os.environ.get("JPY_SESSION_NAME", ""),
             kernel_argv=sys.argv,

@@ -41,6 +41,9 @@ class PoolOwner(Protocol):
     def on_worker_death(self, session: Session, death: Death, heir: Session | None) -> None:
         """Note that the worker in use has ended: `heir` is the snapshot that takes over, None: a fresh one does."""
 
+    def on_errand(self, session: Session, sock: socket.socket) -> None:
+        """Take a socket on which the worker in use has a request to the keeper of checkpoints."""
+
     def on_no_worker(self, reason: str) -> None:
         """Note that no worker can be started."""
 
@@ -225,6 +228,13 @@ class Pool:
         if sleeper.adopt(self._zygote, born, links):
             for dropped in self._ring.add(sleeper):
                 dropped.kill("a newer snapshot took its place")
+
+    def on_errand(self, session: Session, sock: socket.socket) -> None:
+        """See `SessionOwner`."""
+        if self._is_closing or session is not self._current:
+            sock.close()
+            return
+        self._owner.on_errand(session, sock)
 
     def _take_heir(self) -> Session | None:
         """Return the snapshot that takes over, and drop those that it leaves behind."""

@@ -31,6 +31,7 @@ from capsule_kernel.wire.worker_messages import (
     Born,
     Comm,
     Done,
+    Errand,
     Execute,
     FromWorker,
     Interrupt,
@@ -41,6 +42,7 @@ from capsule_kernel.wire.worker_messages import (
     ToReader,
     Wake,
     WorkerOptions,
+    decode_birth,
     decode_from_worker,
     encode,
 )
@@ -80,6 +82,9 @@ class SessionOwner(Protocol):
 
     def on_birth(self, session: Session, born: Born, links: tuple[socket.socket, socket.socket]) -> None:
         """Take a snapshot of `session`: its process, and the front's ends of its links."""
+
+    def on_errand(self, session: Session, sock: socket.socket) -> None:
+        """Take a socket on which the worker, or a child of it, has a request to the keeper of checkpoints."""
 
     def on_death(self, session: Session, death: Death) -> None:
         """Note that the worker is gone; nothing follows."""
@@ -403,8 +408,15 @@ class Session:
             for descriptor in descriptors:
                 # A zygote that is started later must not inherit them.
                 os.set_inheritable(descriptor, False)
-            main, side = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-            self._owner.on_birth(self, msgspec.msgpack.decode(data, type=Born), (main, side))
+            sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            match decode_birth(data), sockets:
+                case Born() as born, [main, side]:
+                    self._owner.on_birth(self, born, (main, side))
+                case Errand(), [sock]:
+                    self._owner.on_errand(self, sock)
+                case _:
+                    for sock in sockets:
+                        sock.close()
 
     def _close(self) -> None:
         for link in (self._main, self._side):

@@ -171,6 +171,8 @@ class Done(_Message, frozen=True, kw_only=True, tag=4):
     replace_worker: bool = False
     undo: int = 0
     """How many cells to go back: the state is that of a snapshot from before them."""
+    report: bytes = b""
+    """What magics have to say to programs, as JSON: `capsule` in the reply's metadata."""
 
 
 class Answer(_Message, frozen=True, kw_only=True, tag=5):
@@ -235,7 +237,7 @@ class SnapshotRefused(_Message, frozen=True, kw_only=True, tag=13):
     reason: str
 
 
-class Born(msgspec.Struct, frozen=True, kw_only=True):
+class Born(_Message, frozen=True, kw_only=True, tag=1):
     """A snapshot sleeps; comes with the front's ends of its two links by SCM_RIGHTS, on the descriptor for births."""
 
     pid: int
@@ -245,6 +247,12 @@ class Born(msgspec.Struct, frozen=True, kw_only=True):
     cost_us: int
     """What the fork took the worker, in microseconds."""
 
+
+class Errand(_Message, frozen=True, kw_only=True, tag=2):
+    """Somebody has a request to the keeper of checkpoints; comes with a socket, on the descriptor for births."""
+
+
+Birth = Born | Errand
 
 FromWorker = (
     Ready
@@ -330,6 +338,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     session_name: str
     kernel_argv: list[str]
     connection_file: str
+    checkpoint_idle_ms: int = 0
+    """Idleness after which a durable checkpoint is due, 0 for never."""
     snapshots: bool = False
     """Whether to take instant snapshots."""
 
@@ -342,6 +352,8 @@ class ZygoteOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 encode = msgspec.msgpack.Encoder().encode
+encode_birth = msgspec.msgpack.Encoder().encode
+decode_birth = msgspec.msgpack.Decoder(Birth).decode
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
 decode_to_reader = msgspec.msgpack.Decoder(ToReader).decode
 decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

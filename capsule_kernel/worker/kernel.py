@@ -9,7 +9,7 @@ import getpass
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comm
 from IPython.core.error import StdinNotImplementedError
@@ -21,6 +21,9 @@ from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.output import flush_streams
 from capsule_kernel.worker.standin import IOPubSession, kernel_class
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.checkpoints import Checkpoints
 
 
 class Questions:
@@ -77,6 +80,8 @@ class WorkerKernel:
         self.executor: Executor | None = None
         self.replace_worker = False
         self.undo = 0
+        self.checkpoints: Checkpoints | None = None
+        self.report: dict[str, Any] = {}
         self.allow_stdin = False
         self.eventloop: Any = None
         self.session = IOPubSession(shell)
@@ -183,4 +188,6 @@ class WorkerKernel:
         if value == "\x04":
             # Jupyter messaging, "Messages on the stdin channel": end of transmission stands for EOF.
             raise EOFError
+        if password and self.checkpoints is not None:
+            self.checkpoints.secrets.add(value)
         return str(value)

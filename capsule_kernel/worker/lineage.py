@@ -16,12 +16,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import msgspec
-
 from capsule_kernel.state import snapshots
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.framing import FrameDecoder
-from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker
+from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker, encode_birth
 
 IDLE_S = 0.005
 """Idleness after which a snapshot is due, in seconds."""
@@ -134,7 +132,7 @@ class Lineage:
         os.dup2(own_main.fileno(), self._links.main.fileno(), inheritable=False)
         os.dup2(own_side.fileno(), self._links.side.fileno(), inheritable=False)
         cost_us = int((self._monotonic() - begun) * 1e6)
-        born = msgspec.msgpack.encode(Born(pid=os.getpid(), count=count, serial=serial, cost_us=cost_us))
+        born = encode_birth(Born(pid=os.getpid(), count=count, serial=serial, cost_us=cost_us))
         try:
             socket.send_fds(self._births, [born], [main.fileno(), side.fileno()])
         except OSError:

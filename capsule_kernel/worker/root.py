@@ -6,6 +6,7 @@ Main thread: user code and its event loop. Reader thread: see `reader`. Nothing 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -14,9 +15,10 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, assert_never
 
 from capsule_kernel.state import snapshots
@@ -40,6 +42,7 @@ from capsule_kernel.wire.worker_messages import (
 from capsule_kernel.worker import output, parents, standin
 from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
+from capsule_kernel.worker.checkpoints import Checkpoints
 from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
@@ -100,6 +103,15 @@ class Worker:
             is_wanted=options.snapshots,
             say=self._channel.send,
         )
+        self._checkpoints = Checkpoints(
+            shell=self._shell,
+            births=births,
+            links=(main, side),
+            is_named=bool(options.session_name),
+            idle_s=options.checkpoint_idle_ms / 1000,
+            parked=self._parked,
+            prctl=libc.prctl,
+        )
         self._newest: tuple[int, int] = (0, 0)
         self._streams = (output.STDOUT, output.STDERR)
         self._reader = Reader(
@@ -130,9 +142,16 @@ class Worker:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
         while True:
-            message: ToWorker | None = self._coordinator.wait(self._inbox, self._lineage.patience_s)
+            patience_s = self._lineage.patience_s
+            is_for_snapshot = patience_s is not None
+            message: ToWorker | None = self._coordinator.wait(
+                self._inbox, patience_s if is_for_snapshot else self._checkpoints.patience_s
+            )
             if message is None:
-                self._take_snapshot()
+                if is_for_snapshot:
+                    self._take_snapshot()
+                else:
+                    self._checkpoints.take_when_due()
                 continue
             match message:
                 case Execute():
@@ -143,6 +162,9 @@ class Worker:
                     begun = time.monotonic()
                     self._execute(message)
                     self._lineage.note_run(time.monotonic() - begun)
+                    self._checkpoints.note_run(
+                        self._newest[0], is_interactive=message.allow_stdin and message.store_history
+                    )
                 case Comm():
                     # It came in one read with the cell before it.
                     self._coordinator.ensure_event_loop().call_soon(self._handle, message)
@@ -195,6 +217,8 @@ class Worker:
             shell.showtraceback()
         shell.has_started = True
         output.flush_streams()
+        self._checkpoints.note_start()
+        self.kernel.checkpoints = self._checkpoints
 
     # --- cells -------------------------------------------------------------------------------------------------------
 
@@ -239,8 +263,10 @@ class Worker:
             keep_kernel=bool(shell.keepkernel_on_exit),
             replace_worker=self.kernel.replace_worker,
             undo=self.kernel.undo,
+            report=encode_content(self.kernel.report) if self.kernel.report else b"",
         )
         self.kernel.undo = 0
+        self.kernel.report = {}
         self._send_end(done)
         if self._reserve is None:
             # Perhaps that cell has let go of something.
@@ -302,6 +328,12 @@ class Worker:
             return False
         self._wake_up()
         return True
+
+    @contextlib.contextmanager
+    def _parked(self) -> Iterator[list[threading.Thread]]:
+        """Bracket a fork in the middle of a cell: the reader thread only waits."""
+        with self._reader.parked():
+            yield self._reader.threads
 
     def _wake_up(self) -> None:
         """Be the worker: this process was its snapshot until now."""

@@ -30,6 +30,7 @@ from traitlets import CBool, Instance, Type, default
 from traitlets.config import Configurable
 
 from capsule_kernel.worker import parents
+from capsule_kernel.worker.checkpoint_magics import CheckpointMagics
 from capsule_kernel.worker.compiling import CellCompiler
 from capsule_kernel.worker.display import Outlet, ZMQDisplayPublisher, ZMQShellDisplayHook
 from capsule_kernel.worker.executor import InterruptibleAwait
@@ -134,7 +135,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def init_magics(self) -> None:
         """Add the kernel's magics."""
         super().init_magics()
-        self.register_magics(KernelMagics)
+        self.register_magics(KernelMagics, CheckpointMagics)
         self.magics_manager.register_alias("ed", "edit")
         self.magics_manager.register_alias("more", "less")
 

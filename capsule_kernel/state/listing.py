@@ -1,0 +1,98 @@
+"""Checkpoints as people read them: when, after which cell, what changed, how large, what is live only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from capsule_kernel.state.exchange import Line, Listing
+from capsule_kernel.state.manifest import Captured
+
+_CHANGES_SHOWN = 4
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+HEAD = ("id", "name", "taken", "after cell", "changed", "added", "live only")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in words: `3.4 MB`."""
+    value = float(count)
+    for unit in _UNITS:
+        if value < 1000 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def ago(milliseconds: int) -> str:
+    """Return how long ago something was, in words: `5 min ago`."""
+    seconds = max(0, milliseconds // 1000)
+    for unit, name in _AGES:
+        if seconds >= unit:
+            return f"{seconds // unit} {name} ago"
+    return "just now"
+
+
+def live_only(captured: Captured) -> dict[str, str]:
+    """Return the names that a checkpoint does not hold, with the reason."""
+    return {name: entry.reason for name, entry in captured.names.items() if entry.value is None}
+
+
+def shown_changes(changes: Sequence[str], limit: int = _CHANGES_SHOWN) -> str:
+    """Return the first changes of a checkpoint, in one line; histories of the prompt are left out."""
+    own = [change for change in changes if not change.startswith("_")]
+    rest = f", {len(own) - limit} more" if len(own) > limit else ""
+    return ", ".join(own[:limit]) + rest or "nothing"
+
+
+def row(line: Line, now_ms: int) -> tuple[str, ...]:
+    """Return a checkpoint as the cells of a table with the columns of `HEAD`."""
+    if line.problem:
+        return (
+            str(line.checkpoint),
+            line.label,
+            ago(now_ms - line.created_ms),
+            str(line.after_cell),
+            "?",
+            "?",
+            line.problem,
+        )
+    lost = ", ".join(f"{name} ({reason})" for name, reason in list(line.live_only.items())[:_CHANGES_SHOWN])
+    more = len(line.live_only) - _CHANGES_SHOWN
+    return (
+        str(line.checkpoint),
+        line.label,
+        ago(now_ms - line.created_ms),
+        str(line.after_cell),
+        shown_changes(line.changes),
+        size(line.added_bytes),
+        lost + (f", {more} more" if more > 0 else ""),
+    )
+
+
+def as_text(listing: Listing) -> str:
+    """Return a listing as a table in plain text."""
+    if not listing.lines:
+        return f"no checkpoints of {listing.session} in {listing.folder}"
+    rows = [HEAD, *(row(line, listing.now_ms) for line in reversed(listing.lines))]
+    widths = [max(len(cells[column]) for cells in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in rows]
+    return "\n".join([*lines, _foot(listing)])
+
+
+def as_html(listing: Listing) -> str:
+    """Return a listing as a table in HTML."""
+    if not listing.lines:
+        return f"<p>{escape(as_text(listing))}</p>"
+    head = "".join(f'<th style="text-align:left">{escape(cell)}</th>' for cell in HEAD)
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row(line, listing.now_ms))
+        + "</tr>"
+        for line in reversed(listing.lines)
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(_foot(listing))}</p>"
+
+
+def _foot(listing: Listing) -> str:
+    return f"{listing.session}: {size(listing.size_bytes)} of {size(listing.cap_bytes)} used in {listing.folder}"

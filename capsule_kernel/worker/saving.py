@@ -1,0 +1,362 @@
+"""Saves and restores a worker's namespace: dialogues with the front's keeper, and the child that captures.
+
+Imported when it is first needed. The child has every object as it is at the moment of the fork, writes down what the
+store lacks at low priority, and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn
+
+import msgspec
+
+from capsule_kernel.errors import StoreUnavailable
+from capsule_kernel.state import ambient, snapshots
+from capsule_kernel.state.capture import capture
+from capsule_kernel.state.exchange import (
+    Base,
+    Delete,
+    Dialogue,
+    Find,
+    Found,
+    List,
+    Listing,
+    Named,
+    Outcome,
+    RemoteSource,
+    Save,
+    Verdict,
+    as_message,
+)
+from capsule_kernel.state.pickler import Environment
+from capsule_kernel.state.restore import Mode, Restored, restore
+from capsule_kernel.state.snapshots import Role
+from capsule_kernel.wire.worker_messages import Errand, encode_birth
+from capsule_kernel.worker.namespace import ENGINE_INTERNALS
+
+_PATIENCE_S = 60.0
+_CAPTURE_DEADLINE_S = 240
+_OUTCOME_BYTES = 1 << 16
+_NICE = 19
+_TOOK_UNKNOWN_S = 5.0
+_OUT = "outputs/"
+_INPUTS = frozenset({"_i", "_ii", "_iii"})
+_PR_SET_PDEATHSIG = 1
+SESSION_NAME = "__vsc_ipynb_file__"
+"""What VS Code tells a notebook its path by."""
+
+
+class Saving:
+    """Takes and restores checkpoints of one worker's namespace.
+
+    Args:
+        shell: the shell whose namespace it is.
+        births: the descriptor on which the front takes new sockets.
+        links: the worker's links, which a child leaves alone.
+        parked: brackets a fork: the worker's other threads hold no lock inside of it; yields them.
+        prctl: prctl(2).
+        environ: the environment before user code ran.
+        secrets: what must not be written down.
+    """
+
+    def __init__(
+        self,
+        *,
+        shell: Any,
+        births: socket.socket,
+        links: tuple[socket.socket, ...],
+        parked: Callable[[], AbstractContextManager[list[threading.Thread]]],
+        prctl: Callable[..., int],
+        environ: dict[str, str] | None,
+        secrets: set[str],
+    ) -> None:
+        self._shell = shell
+        self._births = births
+        self._links = links
+        self._parked = parked
+        self._prctl = prctl
+        self._environ = environ
+        self._secrets = secrets
+        self.session = ""
+        """What the notebook told; empty: the front knows."""
+
+    def tell_session(self, path: str) -> None:
+        """Tell the keeper which notebook this is.
+
+        Raises:
+            StateError: the keeper is gone.
+        """
+        self.session = path
+        with self._open() as dialogue:
+            dialogue.say(Named(session=path))
+
+    def begin(self, count: int) -> socket.socket:
+        """Begin a checkpoint in the background; return the socket on which its end is told (`took_s`).
+
+        Raises:
+            OSError: no child can be forked.
+            StateError: the keeper cannot be reached.
+        """
+        return self._fork_capture("", count, is_brief=True)
+
+    # --- when asked --------------------------------------------------------------------------------------------------
+
+    def save(self, label: str = "") -> Verdict:
+        """Take a checkpoint now; when this returns, it is on the disk.
+
+        Raises:
+            StateError: it could not be taken; the session is as it was.
+        """
+        sock = self._fork_capture(label, self._shell.execution_count - 1)
+        sock.settimeout(_CAPTURE_DEADLINE_S + _PATIENCE_S)
+        with sock:
+            try:
+                data = b"".join(iter(lambda: sock.recv(1 << 16), b""))
+            except TimeoutError as exc:
+                raise StoreUnavailable("of this kernel", "the capture did not end in time") from exc
+        if not data:
+            raise StoreUnavailable(
+                "of this kernel", "the process that captured the variables has ended early: out of memory, perhaps"
+            )
+        outcome = msgspec.msgpack.decode(data, type=Outcome)
+        if outcome.verdict is None:
+            raise StoreUnavailable("of this kernel", outcome.error)
+        return outcome.verdict
+
+    def restore(self, wanted: str = "", mode: Mode = "exact") -> tuple[Found, Restored]:
+        """Bring the names of a checkpoint into the namespace.
+
+        Args:
+            wanted: a label or a number; empty: the session's newest.
+            mode: `exact` removes names that the checkpoint has not; `merge` keeps them.
+
+        Raises:
+            StateError: there is no such checkpoint, or it cannot be used; nothing was changed.
+        """
+        with self._open() as dialogue:
+            dialogue.say(Find(session=self.session, wanted=wanted))
+            found = dialogue.hear_answer()
+            if not isinstance(found, Found):
+                raise StoreUnavailable("of this kernel", f"its keeper answered with {type(found).__name__}")
+            namespace = self._shell.user_ns
+            restored = restore(
+                found.manifest.captured,
+                RemoteSource(dialogue),
+                namespace,
+                engine=self._engine(),
+                mode=mode,
+                internals=_internals(namespace),
+                checkpoint=str(found.checkpoint),
+            )
+        for name, value in restored.extras.items():
+            if name.startswith(_OUT):
+                namespace["_oh"][int(name.removeprefix(_OUT))] = value
+        return found, restored
+
+    def listing(self) -> Listing:
+        """Return the session's checkpoints.
+
+        Raises:
+            StateError: the store cannot be read.
+        """
+        return self._ask_for_listing(List(session=self.session))
+
+    def delete(self, wanted: str) -> Listing:
+        """Delete the checkpoint with a label or a number; return those that are left.
+
+        Raises:
+            StateError: there is none, or the store cannot be written.
+        """
+        return self._ask_for_listing(Delete(session=self.session, wanted=wanted))
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _ask_for_listing(self, request: List | Delete) -> Listing:
+        with self._open() as dialogue:
+            dialogue.say(request)
+            answer = dialogue.hear_answer()
+        if not isinstance(answer, Listing):
+            raise StoreUnavailable("of this kernel", f"its keeper answered with {type(answer).__name__}")
+        return answer
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Dialogue]:
+        with Dialogue(self._socket(), patience_s=_PATIENCE_S) as dialogue:
+            try:
+                yield dialogue
+            except OSError as exc:
+                raise StoreUnavailable("of this kernel", f"its keeper is gone ({exc})") from exc
+
+    def _socket(self) -> socket.socket:
+        """Return a socket whose other end the front's keeper has."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._births, [encode_birth(Errand())], [theirs.fileno()])
+            except OSError as exc:
+                ours.close()
+                raise StoreUnavailable("of this kernel", f"the front cannot be reached ({exc})") from exc
+        return ours
+
+    def _engine(self) -> dict[str, Any]:
+        shell = self._shell
+        return {
+            "namespace": shell.user_ns,
+            "shell": shell,
+            "kernel": shell.kernel,
+            "inputs": shell.user_ns.get("_ih"),
+            "outputs": shell.user_ns.get("_oh"),
+            "folders": shell.user_ns.get("_dh"),
+            "stdout": sys.stdout,
+            "stderr": sys.stderr,
+        }
+
+    def _fork_capture(self, label: str, count: int, *, is_brief: bool = False) -> socket.socket:
+        """Fork the child that captures; return the socket on which it says how that went."""
+        sock = self._socket()
+        result, childs = socket.socketpair()
+        before = ambient.read_before_fork()
+        try:
+            with sock, childs, self._parked() as own:
+                threads = threading.enumerate()
+                foreign = [thread for thread in threads if thread not in own and thread is not threading.main_thread()]
+                role, helper = snapshots.fork_snapshot()
+                if role is Role.SNAPSHOT:
+                    result.close()
+                    outcome = lambda: self._converse(sock, label, count, before, has_foreign_threads=bool(foreign))  # noqa: E731 - runs in the child
+                    self._capture(childs, outcome, is_brief=is_brief)
+                os.waitpid(helper, 0)
+            # The child has its lasting parent now.
+            result.send(b"\0")
+        except BaseException:
+            result.close()
+            raise
+        return result
+
+    def _capture(self, result: socket.socket, converse: Callable[[], Outcome], *, is_brief: bool) -> NoReturn:
+        """Capture, in the child; does not return."""
+        try:
+            if not result.recv(1):
+                os._exit(0)
+            self._leave_the_worker()
+            outcome = converse()
+            if is_brief:
+                outcome = Outcome(error=outcome.error[:1000])
+            outcome = msgspec.structs.replace(outcome, took_s=time.process_time())
+            result.sendall(msgspec.msgpack.encode(outcome))
+        except BaseException as exc:  # noqa: BLE001 - the child's top: pickling runs any object's code
+            with contextlib.suppress(BaseException):
+                result.sendall(msgspec.msgpack.encode(Outcome(error=f"{type(exc).__name__}: {exc}")))
+        finally:
+            os._exit(0)
+
+    def _leave_the_worker(self) -> None:
+        """Be a process on its own, that nothing of the worker's world can disturb, or be disturbed by."""
+        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for number in (signal.SIGINT, signal.SIGTERM, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _CAPTURE_DEADLINE_S)
+        os.setpgid(0, 0)
+        for link in (*self._links, self._births):
+            link.close()
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.close(null)
+        os.nice(_NICE)
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            # Of what the user has, this can be spared most.
+            file.write("1000")
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def _converse(
+        self, sock: socket.socket, label: str, count: int, before: dict[str, Any], *, has_foreign_threads: bool
+    ) -> Outcome:
+        namespace = self._shell.user_ns
+        environment = Environment(
+            engine=self._engine(),
+            secret_ids=frozenset(map(id, self._secrets)),
+            secret_hashes=frozenset(map(hash, self._secrets)),
+            has_foreign_threads=has_foreign_threads,
+        )
+        around = ambient.read(before, self._environ)
+        around |= {f"{_OUT}{number}": value for number, value in namespace["_oh"].items()}
+        with Dialogue(sock, patience_s=_CAPTURE_DEADLINE_S) as dialogue:
+            dialogue.say(
+                Save(
+                    session=self.session,
+                    label=label,
+                    after_cell=count,
+                    not_rolled_back=_outside(namespace),
+                )
+            )
+            while True:
+                answer = dialogue.hear_answer()
+                if isinstance(answer, Verdict):
+                    return Outcome(verdict=answer)
+                if not isinstance(answer, Base):
+                    return Outcome(error=f"the keeper answered with {type(answer).__name__}")
+                for item in capture(
+                    namespace,
+                    environment=environment,
+                    internals=_internals(namespace),
+                    known=answer.known,
+                    around=around,
+                ):
+                    dialogue.say(as_message(item))
+
+
+def _internals(namespace: dict[str, Any]) -> frozenset[str]:
+    """Return the engine's names: what IPython needs, and the inputs that it keeps by name."""
+    inputs = {name for name in namespace if name in _INPUTS or (name.startswith("_i") and name[2:].isdigit())}
+    return ENGINE_INTERNALS | inputs | {"__session__", SESSION_NAME}
+
+
+def _outside(namespace: dict[str, Any]) -> list[str]:
+    """Return what a restore leaves as it is, in words: child processes, files open for writing, databases in files."""
+    import io
+    import subprocess
+
+    found = []
+    for name, value in list(namespace.items()):
+        if name.startswith("_"):
+            continue
+        if isinstance(value, subprocess.Popen):
+            found.append(f"{name}: child process {value.pid}")
+        elif isinstance(value, io.IOBase) and not value.closed and value.writable() and hasattr(value, "name"):
+            found.append(f"{name}: what was written to {value.name}")
+        elif type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
+            with contextlib.suppress(Exception):
+                path = value.execute("PRAGMA database_list").fetchone()[2]
+                if path:
+                    found.append(f"{name}: rows in {path}")
+    return found
+
+
+def took_s(result: socket.socket) -> float | None:
+    """Return what a capture in the background took of a processor, None while it goes on.
+
+    Args:
+        result: what `Saving.begin` returned.
+    """
+    result.setblocking(False)
+    try:
+        data = result.recv(_OUTCOME_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        data = b""
+    # One that ended without a word was killed, perhaps for what it took.
+    return msgspec.msgpack.decode(data, type=Outcome).took_s if data else _TOOK_UNKNOWN_S

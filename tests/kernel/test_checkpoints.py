@@ -1,0 +1,366 @@
+"""Durable checkpoints: `%checkpoint`, `%restore`, `%checkpoints`, and what is saved by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .exchange import DEADLINE_S
+
+if TYPE_CHECKING:
+    from tests.kernel.client import Client
+    from tests.kernel.exchange import Cell
+    from tests.kernel.starter import KernelStarter
+
+SAVED = "is durable"
+
+
+class Sessions:
+    """Kernels that share one store, one after the other."""
+
+    def __init__(self, start_kernel: KernelStarter, store: Path) -> None:
+        self._start = start_kernel
+        self.store = store
+
+    def __call__(self, *args: str, name: str = "notes.ipynb", idle_ms: int = 0) -> Client:
+        return self._start(
+            "--debug",
+            f"--CapsuleKernel.checkpoints_folder={self.store}",
+            f"--CapsuleKernel.checkpoint_idle_ms={idle_ms}",
+            f"--CapsuleKernel.session={name}",
+            *args,
+        )
+
+
+@pytest.fixture
+def session(start_kernel: KernelStarter, tmp_path: Path) -> Sessions:
+    return Sessions(start_kernel, tmp_path / "store")
+
+
+def wait_for(kernel: Client, sign: str, count: int = 1) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while kernel.process.log().count(sign) < count:
+        assert time.monotonic() < deadline, f"not {count} times {sign!r} in the log: {kernel.process.log()}"
+        kernel.pass_time(0.02)
+
+
+def told(kernel: Client, code: str) -> str:
+    """Run a cell that prints; return its text."""
+    return kernel.execute(code).stdout
+
+
+def kill_all(kernel: Client) -> None:
+    """End the front and every worker at once, as a machine that loses its power does."""
+    for pid in kernel.process.processes():
+        os.kill(pid, signal.SIGKILL)
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    kernel.close()
+
+
+def report(cell: Cell, what: str) -> Any:
+    """What a cell's reply says to programs."""
+    assert cell.reply is not None
+    return cell.reply.metadata["capsule"][what]
+
+
+# --- over a restart --------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_brings_the_variables_back_in_another_kernel(session: Sessions) -> None:
+    first = session()
+    first.run("import math\nx = [1, 2]; y = x\ndef f(n):\n    return n + offset\noffset = 5\nclass C: pass\nc = C()")
+    assert "7 names saved" in told(first, "%checkpoint start")
+    kill_all(first)
+    second = session()
+    assert second.evaluate("'x' in globals()") == "False"
+    assert "'start', after cell [2]: 7 names restored" in told(second, "%restore start")
+    assert second.evaluate("x is y, x, f(1), isinstance(c, C), math.pi > 3") == "(True, [1, 2], 6, True, True)"
+    second.run("offset = 6")
+    assert second.evaluate("f(1)") == "7"
+
+
+def test_restore_produces_exactly_that_moments_names_and_merge_keeps_newer_ones(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("a = 1; b = 2")
+    told(kernel, "%checkpoint")
+    kernel.run("a = 10; del b; c = 3")
+    assert "2 names restored" in told(kernel, "%restore --merge")
+    assert kernel.evaluate("a, b, c") == "(1, 2, 3)"
+    text = told(kernel, "%restore")
+    assert "removed: c" in text
+    assert kernel.evaluate("a, b, 'c' in globals(), 'In' in globals()") == "(1, 2, False, True)"
+
+
+def test_the_newest_checkpoint_is_restored_unless_another_is_named(session: Sessions) -> None:
+    kernel = session()
+    for number in range(3):
+        kernel.run(f"n = {number}")
+        told(kernel, f"%checkpoint at-{number}")
+    told(kernel, "%restore at-1")
+    assert kernel.evaluate("n") == "1"
+    told(kernel, "%restore")
+    assert kernel.evaluate("n") == "2"
+    told(kernel, "%restore 1")
+    assert kernel.evaluate("n") == "0"
+
+
+def test_outputs_folder_environment_and_random_stream_come_back(session: Sessions, tmp_path: Path) -> None:
+    first = session()
+    first.execute("40 + 2").claim()
+    first.run(f"import os, random; os.environ['MINE'] = 'yes'; os.chdir({str(tmp_path)!r}); random.seed(3)")
+    told(first, "%checkpoint")
+    expected = first.evaluate("random.random()")
+    kill_all(first)
+    second = session()
+    told(second, "%restore")
+    assert second.evaluate("random.random()") == expected
+    assert second.evaluate("Out[1], os.environ['MINE'], os.getcwd()") == repr((42, "yes", str(tmp_path)))
+
+
+# --- by itself -------------------------------------------------------------------------------------------------------
+
+
+def test_after_a_moment_of_idleness_the_state_is_durable(session: Sessions) -> None:
+    first = session(idle_ms=50)
+    first.execute("kept = {'a': [1]}", allow_stdin=True)
+    wait_for(first, "after cell 1 is durable")
+    kill_all(first)
+    second = session()
+    told(second, "%restore")
+    assert second.evaluate("kept") == "{'a': [1]}"
+
+
+def test_cells_of_a_client_that_cannot_be_asked_are_not_saved_by_themselves(session: Sessions) -> None:
+    kernel = session(idle_ms=20)
+    kernel.run("x = 1")
+    kernel.execute("y = 1", allow_stdin=True)
+    wait_for(kernel, "after cell 2 is durable")
+    assert kernel.process.log().count(SAVED) == 1
+
+
+def test_a_worker_that_dies_without_a_snapshot_points_to_the_checkpoint(session: Sessions) -> None:
+    kernel = session("--CapsuleKernel.snapshots=0")
+    kernel.run("x = 5")
+    told(kernel, "%checkpoint")
+    cell = kernel.execute("import os; os._exit(1)")
+    assert "%restore brings back the variables as they were after cell [2]" in cell.error["evalue"]
+    told(kernel, "%restore")
+    assert kernel.evaluate("x") == "5"
+
+
+# --- the notice ------------------------------------------------------------------------------------------------------
+
+
+def test_a_notice_of_restorable_state_comes_before_the_first_cells_output(session: Sessions) -> None:
+    first = session()
+    first.run("x = 1")
+    told(first, "%checkpoint mine")
+    kill_all(first)
+    second = session()
+    cell = second.execute("print('hello')", allow_stdin=True)
+    kinds = [message.msg_type for message in cell.iopub if message.msg_type in ("display_data", "stream")]
+    assert kinds == ["display_data", "stream"]
+    (notice,) = cell.claim("display_data")
+    assert "%restore" in notice.content["data"]["text/plain"]
+    assert "mine" in notice.content["data"]["text/plain"]
+    assert cell.stdout == "hello\n"
+    # Once is enough.
+    assert second.execute("1", allow_stdin=True).text == "1"
+
+
+def test_no_notice_without_state_or_where_nobody_can_be_asked(session: Sessions) -> None:
+    first = session()
+    first.execute("x = 1", allow_stdin=True)
+    told(first, "%checkpoint")
+    kill_all(first)
+    second = session()
+    second.run("y = 2")
+    second.execute("z = 3", allow_stdin=True, store_history=False)
+    other = session(name="other.ipynb")
+    other.execute("x = 1", allow_stdin=True)
+
+
+# --- honest ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_saved_is_named_with_its_reason(session: Sessions) -> None:
+    first = session()
+    first.run("numbers = (n for n in range(9)); x = 1")
+    cell = first.execute("%checkpoint")
+    assert "1 name saved" in cell.stdout
+    assert "live only: numbers:" in cell.stdout
+    names = report(cell, "checkpoint")["names"]
+    assert names["x"] == {"status": "saved"}
+    assert names["numbers"]["status"] == "live only"
+    assert "generator" in names["numbers"]["reason"]
+    kill_all(first)
+    second = session()
+    cell = second.execute("%restore")
+    assert "lost: numbers:" in cell.stdout
+    assert report(cell, "restore")["names"]["numbers"]["status"] == "lost"
+    table = second.execute("%checkpoints")
+    (message,) = table.claim("display_data")
+    assert "numbers (" in message.content["data"]["text/plain"]
+    assert "<table>" in message.content["data"]["text/html"]
+
+
+def test_what_getpass_returned_never_reaches_the_disk(session: Sessions) -> None:
+    kernel = session()
+    cell = kernel.start(
+        "import getpass; word = getpass.getpass(); also = ['x', word]; copy = ''.join(list(word))", allow_stdin=True
+    )
+    kernel.answer(kernel.wait_input_request(cell), "correct-horse-battery")
+    cell.wait()
+    told_text = told(kernel, "%checkpoint")
+    for name in ("word", "also", "copy"):
+        assert f"live only: {name}:" in told_text
+    for path in session.store.rglob("*"):
+        if path.is_file():
+            assert b"correct-horse-battery" not in path.read_bytes(), path
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_the_table_says_what_changed(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("import numpy as np; a = np.zeros((3, 4)); gone = 1")
+    told(kernel, "%checkpoint")
+    kernel.run("a = np.zeros((3, 5)); del gone; model = object()")
+    told(kernel, "%checkpoint after")
+    (message,) = kernel.execute("%checkpoints").claim("display_data")
+    text = message.content["data"]["text/plain"]
+    assert "a: 3×4 → 3×5" in text
+    assert "model: new" in text
+    assert "gone: deleted" in text
+    (message,) = kernel.execute("%checkpoints --delete after").claim("display_data")
+    assert "after" not in message.content["data"]["text/plain"].partition("\n")[2].split("\n")[0]
+
+
+def test_files_and_children_that_stay_as_they_are_are_named(session: Sessions, tmp_path: Path) -> None:
+    kernel = session()
+    kernel.run(
+        f"import subprocess; log = open({str(tmp_path / 'log')!r}, 'w'); child = subprocess.Popen(['sleep', '60'])"
+    )
+    told(kernel, "%checkpoint")
+    kernel.run("child.kill(); _ = child.wait()")
+    text = told(kernel, "%restore")
+    assert "left as they are" in text
+    assert str(tmp_path / "log") in text
+    assert "child process" in text
+
+
+# --- wrong input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("%checkpoint a b", "one name at most"),
+        ("%checkpoint 7", "no number"),
+        ("%restore nothing-of-this-name", "there is no checkpoint"),
+        ("%restore a b", "a name or a number"),
+        ("%checkpoints --frobnicate", "--delete"),
+        ("%checkpoints --delete 99", "there is no checkpoint '99'"),
+    ],
+)
+def test_wrong_arguments_get_an_error_and_change_nothing(session: Sessions, line: str, part: str) -> None:
+    kernel = session()
+    kernel.run("x = 1")
+    cell = kernel.execute(line)
+    assert part in cell.stderr
+    cell.claim("error")
+    assert kernel.evaluate("x") == "1"
+
+
+def test_a_store_that_cannot_be_used_says_so_and_the_session_goes_on(
+    start_kernel: KernelStarter, tmp_path: Path
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    kernel = start_kernel(f"--CapsuleKernel.checkpoints_folder={place}")
+    kernel.run("x = 1")
+    cell = kernel.execute("%checkpoint")
+    assert "no checkpoint was taken" in cell.stderr
+    cell.claim("error")
+    assert kernel.evaluate("x") == "1"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_others_stay(session: Sessions) -> None:
+    first = session()
+    first.run("x = 'a' * 300_000")
+    told(first, "%checkpoint one")
+    kill_all(first)
+    for pack in (session.store / "packs").iterdir():
+        data = bytearray(pack.read_bytes())
+        place = data.find(b"a" * 1000)
+        if place >= 0:
+            data[place + 500] ^= 1
+            pack.write_bytes(data)
+    second = session()
+    second.run("y = 2")
+    text = told(second, "%restore --merge")
+    assert "lost: x:" in text
+    assert "damaged" in text
+    assert second.evaluate("y") == "2"
+    told(second, "%checkpoint two")
+    told(second, "%restore two")
+    assert second.evaluate("y") == "2"
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_acknowledged_checkpoints_survive_a_kill_of_everything_at_any_moment(session: Sessions, seed: int) -> None:
+    moments = random.Random(seed)
+    first = session()
+    first.run("import numpy as np; big = np.arange(200_000)")
+    acknowledged = -1
+    deadline = time.monotonic() + moments.uniform(0.1, 0.6)
+    for number in range(100):
+        cell = first.start(f"big[{number}] = -1; n = {number}\n%checkpoint\n")
+        while not cell.is_done and time.monotonic() < deadline:
+            first.pass_time(0.005)
+        if not cell.is_done:
+            cell.ignore_outputs()
+            break
+        acknowledged = number
+        cell.claim()
+    kill_all(first)
+    second = session()
+    if acknowledged < 0:
+        return
+    second.execute("%restore").claim()
+    back = int(second.evaluate("n"))
+    assert back >= acknowledged
+    assert second.evaluate("int((big == -1).sum())") == str(back + 1)
+
+
+def test_nothing_of_a_capture_is_left_when_the_kernel_is_killed_in_its_middle(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("class Slow:\n    def __reduce__(self):\n        import time; time.sleep(60)\nslow = Slow()")
+    before = len(kernel.process.processes())
+    kernel.start("%checkpoint")
+    kernel.wait_until(lambda: len(kernel.process.processes()) > before, "a child that captures")
+    os.kill(kernel.process.pid, signal.SIGKILL)
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    kernel.close()
+
+
+def test_an_interrupt_ends_the_wait_for_a_slow_checkpoint(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("class Slow:\n    def __reduce__(self):\n        import time; time.sleep(60)\nslow = Slow()")
+    before = len(kernel.process.processes())
+    cell = kernel.start("%checkpoint")
+    kernel.wait_until(lambda: len(kernel.process.processes()) > before, "a child that captures")
+    kernel.interrupt()
+    cell.wait()
+    assert cell.ename == "KeyboardInterrupt"
+    assert kernel.evaluate("1") == "1"
