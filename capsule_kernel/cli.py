@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_install(commands)
     _add_uninstall(commands)
     _add_promises(commands)
+    _add_checkpoints(commands)
     return parser
 
 
@@ -165,6 +166,31 @@ def _add_promises(commands: _Commands) -> None:
     collection.set_defaults(function=_collect_promises)
     for action in (listing, collection):
         action.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: your own)")
+
+
+def _add_checkpoints(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "checkpoints",
+        help="look at saved state, delete it",
+        description="The kernel saves the variables of notebooks to a private store of yours. In a notebook, %%restore "
+        "brings them back; here you see what is there, and delete it.",
+    )
+    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list checkpoints, by notebook")
+    listing.add_argument("session", nargs="?", metavar="SESSION", help="the notebook's path, or as it was named")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(function=_list_checkpoints)
+    showing = actions.add_parser("show", help="show what every variable of a checkpoint is")
+    showing.add_argument("number", type=int, metavar="NUMBER", help="which checkpoint")
+    showing.add_argument("--json", action="store_true", help="for programs")
+    showing.set_defaults(function=_show_checkpoint)
+    deleting = actions.add_parser("delete", help="delete checkpoints")
+    deleting.add_argument("numbers", type=int, nargs="+", metavar="NUMBER", help="which checkpoints")
+    deleting.set_defaults(function=_delete_checkpoints)
+    collection = actions.add_parser("gc", help="let go of old checkpoints without a name, give back room")
+    collection.set_defaults(function=_collect_checkpoints)
+    for action in (listing, showing, deleting, collection):
+        action.add_argument("--folder", default="", metavar="DIR", help="the store (default: your own)")
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:
@@ -303,6 +329,58 @@ def _existing_promises(file: str) -> str:
     if not Path(path).exists():
         raise PromisesUnavailable(path, "there is no such file: nothing was recorded yet")
     return path
+
+
+def _list_checkpoints(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from capsule_kernel import checkpoints
+    from capsule_kernel.state.listing import as_text
+
+    found = checkpoints.listing(options.session, folder=options.folder)
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+        return OK
+    print("\n\n".join(as_text(each) for each in found) or "no checkpoints")
+    return OK
+
+
+def _show_checkpoint(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from capsule_kernel import checkpoints
+    from capsule_kernel.state.listing import as_detail
+
+    with checkpoints.open_store(options.folder, is_writable=False) as store:
+        manifest = store.manifest(options.number)
+    if options.json:
+        names = {
+            name: {"status": entry.status, "reason": entry.reason, "kind": entry.kind, "shape": entry.shape}
+            for name, entry in manifest.captured.names.items()
+        }
+        print(msgspec.json.encode({"about": manifest.about, "changes": manifest.changes, "names": names}).decode())
+        return OK
+    print(as_detail(options.number, manifest))
+    return OK
+
+
+def _delete_checkpoints(options: argparse.Namespace) -> int:
+    from capsule_kernel import checkpoints
+
+    checkpoints.delete(options.numbers, folder=options.folder)
+    print(f"deleted {len(options.numbers)}; `capsule checkpoints gc` gives back their room")
+    return OK
+
+
+def _collect_checkpoints(options: argparse.Namespace) -> int:
+    from capsule_kernel import checkpoints
+    from capsule_kernel.state.listing import size
+
+    swept = checkpoints.collect(folder=options.folder)
+    for note in swept.notes:
+        print(note, file=sys.stderr)
+    print(f"let go of {swept.deleted_checkpoints} checkpoints, gave back {size(max(0, swept.freed_bytes))}")
+    return OK
 
 
 def _place(options: argparse.Namespace) -> kernelspec.Place | None:

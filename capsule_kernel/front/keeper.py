@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import CheckpointTooLarge, ChunksMissing, ProtocolError, StateError, StoreUnavailable
@@ -22,7 +22,6 @@ from capsule_kernel.state.exchange import (
     End,
     Find,
     Found,
-    Line,
     List,
     Listing,
     Named,
@@ -34,7 +33,7 @@ from capsule_kernel.state.exchange import (
     Want,
     items,
 )
-from capsule_kernel.state.listing import live_only
+from capsule_kernel.state.listing import line_of
 from capsule_kernel.state.manifest import About, Known
 from capsule_kernel.state.store import Listed, Store
 from capsule_kernel.state.writer import CheckpointWriter
@@ -212,19 +211,3 @@ class Keeper:
                 for repair in self._store.repairs:
                     _log.warning("the store of checkpoints was repaired: %s", repair)
             return self._store
-
-
-def line_of(store: Store, item: Listed) -> Line:
-    """Return a checkpoint as a line of a listing; one that cannot be read says why."""
-    common: dict[str, Any] = {
-        "checkpoint": item.id,
-        "created_ms": item.created_ms,
-        "after_cell": item.after_cell,
-        "label": item.label,
-        "added_bytes": item.added_bytes,
-    }
-    try:
-        manifest = store.manifest(item.id)
-    except StateError as exc:
-        return Line(**common, changes=[], live_only={}, problem=str(exc))
-    return Line(**common, changes=manifest.changes, live_only=live_only(manifest.captured))

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from html import escape
+from typing import TYPE_CHECKING, Any
 
+from capsule_kernel.errors import StateError
 from capsule_kernel.state.exchange import Line, Listing
-from capsule_kernel.state.manifest import Captured
+from capsule_kernel.state.manifest import Captured, Manifest
+
+if TYPE_CHECKING:
+    from capsule_kernel.state.store import Listed, Store
 
 _CHANGES_SHOWN = 4
 _UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -36,6 +42,22 @@ def ago(milliseconds: int) -> str:
 def live_only(captured: Captured) -> dict[str, str]:
     """Return the names that a checkpoint does not hold, with the reason."""
     return {name: entry.reason for name, entry in captured.names.items() if entry.value is None}
+
+
+def line_of(store: Store, item: Listed) -> Line:
+    """Return a checkpoint as a line of a listing; one that cannot be read says why."""
+    common: dict[str, Any] = {
+        "checkpoint": item.id,
+        "created_ms": item.created_ms,
+        "after_cell": item.after_cell,
+        "label": item.label,
+        "added_bytes": item.added_bytes,
+    }
+    try:
+        manifest = store.manifest(item.id)
+    except StateError as exc:
+        return Line(**common, changes=[], live_only={}, problem=str(exc))
+    return Line(**common, changes=manifest.changes, live_only=live_only(manifest.captured))
 
 
 def shown_changes(changes: Sequence[str], limit: int = _CHANGES_SHOWN) -> str:
@@ -92,6 +114,20 @@ def as_html(listing: Listing) -> str:
         for line in reversed(listing.lines)
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(_foot(listing))}</p>"
+
+
+def as_detail(number: int, manifest: Manifest) -> str:
+    """Return what every name of a checkpoint is, a line a name."""
+    about = manifest.about
+    taken = datetime.fromtimestamp(about.created_ms / 1000, UTC).isoformat(sep=" ", timespec="seconds")
+    label = f" {about.label!r}" if about.label else ""
+    lines = [f"checkpoint {number}{label} of {about.session}, after cell [{about.after_cell}], {taken}"]
+    for name, entry in manifest.captured.names.items():
+        what = f"{entry.kind} {entry.shape}".strip()
+        reason = f" ({entry.reason or entry.note})" if entry.reason or entry.note else ""
+        lines.append(f"{name}: {what}, {entry.status}{reason}, {size(entry.size_bytes)}")
+    lines += [f"left as it is: {item}" for item in about.not_rolled_back]
+    return "\n".join(lines)
 
 
 def _foot(listing: Listing) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from capsule_kernel import checkpoints
+from capsule_kernel.errors import StoreUnavailable
 
 from .exchange import DEADLINE_S
 
@@ -364,3 +370,70 @@ def test_an_interrupt_ends_the_wait_for_a_slow_checkpoint(session: Sessions) -> 
     cell.wait()
     assert cell.ename == "KeyboardInterrupt"
     assert kernel.evaluate("1") == "1"
+
+
+# --- from outside ----------------------------------------------------------------------------------------------------
+
+
+def command(session: Sessions, *args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from capsule_kernel.cli import main; sys.exit(main())",
+            "checkpoints",
+            *args,
+            "--folder",
+            str(session.store),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_lists_shows_deletes_and_collects(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("x = 1; numbers = (n for n in ())")
+    told(kernel, "%checkpoint mine")
+    told(kernel, "%checkpoint")
+    listed = command(session, "list")
+    assert "notes.ipynb" in listed.stdout
+    assert "mine" in listed.stdout
+    (found,) = json.loads(command(session, "list", "--json").stdout)
+    assert [line["checkpoint"] for line in found["lines"]] == [1, 2]
+    shown = command(session, "show", "1").stdout
+    assert "x: int, saved" in shown
+    assert "numbers: generator, live only" in shown
+    assert json.loads(command(session, "show", "1", "--json").stdout)["names"]["x"]["status"] == "saved"
+    assert command(session, "delete", "2").returncode == 0
+    refused = command(session, "delete", "1", "7")
+    assert refused.returncode == 1
+    assert "there is no checkpoint 7" in refused.stderr
+    assert "gave back" in command(session, "gc").stdout
+    told(kernel, "%restore mine")
+    assert kernel.evaluate("x") == "1"
+
+
+def test_a_store_that_is_not_there_is_said_to_be_so(session: Sessions) -> None:
+    refused = command(session, "list")
+    assert refused.returncode == 1
+    assert "no checkpoint was taken yet" in refused.stderr
+    assert not session.store.exists()
+
+
+def test_python_reads_the_variables_of_a_checkpoint(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("from capsule_kernel import checkpoints\nx = [1, 2]\ndef f(): return x\nnumbers = (n for n in ())")
+    kernel.execute("checkpoints.save('mine').checkpoint").claim()
+    kernel.run("x = 3")
+    values = checkpoints.load(1, ["x", "f"], folder=str(session.store))
+    assert values["f"]() is values["x"]
+    assert values["x"] == [1, 2]
+    with pytest.raises(KeyError, match="'numbers' is not to be had"):
+        checkpoints.load(1, ["numbers"], folder=str(session.store))
+    kernel.run("_ = checkpoints.restore('mine')")
+    assert kernel.evaluate("x") == "[1, 2]"
+    with pytest.raises(StoreUnavailable, match="no Capsule kernel"):
+        checkpoints.save()
