@@ -43,6 +43,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds of idleness after which a durable checkpoint is taken in the background; 0: only `%checkpoint` does.
     Only after cells of a person, whose client can be asked: batch runs take theirs themselves."""
 
+    checkpoint_proof_idle_ms: int = 10_000
+    """Milliseconds of idleness after a checkpoint that was taken by itself, until a fresh process proves that it can be
+    restored; 0: it does so for `%checkpoint` only."""
+
     checkpoints_folder: str = ""
     """The store of checkpoints; empty for `CAPSULE_CHECKPOINTS`, else `capsule/checkpoints` in Jupyter's data
     folder."""

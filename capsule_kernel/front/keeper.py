@@ -26,6 +26,7 @@ from capsule_kernel.state.exchange import (
     Listing,
     Named,
     Part,
+    Proven,
     Refused,
     Save,
     Sent,
@@ -101,6 +102,11 @@ class Keeper:
                     store = self._opened()
                     store.delete([self._number(session or self.session, wanted)])
                     dialogue.say(self._listing(session or self.session))
+                case Proven(checkpoint=number, captured=captured):
+                    with self.writing:
+                        self._opened().amend(number, captured)
+                    _log.debug("checkpoint %d is proven", number)
+                    dialogue.say(Found(checkpoint=number, manifest=self._opened().manifest(number)))
                 case Named(session=session):
                     self.session = session
                 case Want() | Sent() | End():

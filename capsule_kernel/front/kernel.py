@@ -384,6 +384,7 @@ class Kernel:
             stream_interval_ms=settings.stream_interval_ms,
             max_output_bytes=settings.max_output_bytes,
             checkpoint_idle_ms=settings.checkpoint_idle_ms,
+            checkpoint_proof_idle_ms=settings.checkpoint_proof_idle_ms,
             snapshots=settings.snapshots > 0,
             session_name=os.environ.get("JPY_SESSION_NAME", ""),
             kernel_argv=sys.argv,

@@ -57,6 +57,13 @@ class Delete(msgspec.Struct, frozen=True, kw_only=True, tag="delete"):
     wanted: str
 
 
+class Proven(msgspec.Struct, frozen=True, kw_only=True, tag="proven"):
+    """What a fresh process has shown of a checkpoint: `Found`, with the manifest as it is then."""
+
+    checkpoint: int
+    captured: Captured
+
+
 class Named(msgspec.Struct, frozen=True, kw_only=True, tag="named"):
     """The notebook has told which session this is; there is no answer."""
 
@@ -77,7 +84,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
     captured: Captured
 
 
-ToKeeper = Save | Find | Want | List | Delete | Named | Sent | End
+ToKeeper = Save | Find | Want | List | Delete | Proven | Named | Sent | End
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, tag="base"):
@@ -126,6 +133,10 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     changes: list[str]
     live_only: dict[str, str]
     """Names that are not in it, with the reason."""
+    saved: int = 0
+    """How many names are in it."""
+    verified: int = 0
+    """How many of them a fresh process has loaded and found the same."""
     problem: str = ""
     """Why it cannot be read, if it cannot."""
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CHANGES_SHOWN = 4
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-HEAD = ("id", "name", "taken", "after cell", "changed", "added", "live only")
+HEAD = ("id", "name", "taken", "after cell", "changed", "added", "verified", "live only")
 
 
 def size(count: int) -> str:
@@ -57,7 +57,15 @@ def line_of(store: Store, item: Listed) -> Line:
         manifest = store.manifest(item.id)
     except StateError as exc:
         return Line(**common, changes=[], live_only={}, problem=str(exc))
-    return Line(**common, changes=manifest.changes, live_only=live_only(manifest.captured))
+    captured = manifest.captured
+    statuses = [entry.status for name, entry in captured.names.items() if entry.value and not name.startswith("_")]
+    return Line(
+        **common,
+        changes=manifest.changes,
+        live_only=live_only(captured),
+        saved=len(statuses),
+        verified=statuses.count("saved and verified"),
+    )
 
 
 def shown_changes(changes: Sequence[str], limit: int = _CHANGES_SHOWN) -> str:
@@ -77,6 +85,7 @@ def row(line: Line, now_ms: int) -> tuple[str, ...]:
             str(line.after_cell),
             "?",
             "?",
+            "?",
             line.problem,
         )
     lost = ", ".join(f"{name} ({reason})" for name, reason in list(line.live_only.items())[:_CHANGES_SHOWN])
@@ -88,6 +97,7 @@ def row(line: Line, now_ms: int) -> tuple[str, ...]:
         str(line.after_cell),
         shown_changes(line.changes),
         size(line.added_bytes),
+        f"{line.verified} of {line.saved}" if line.verified else "",
         lost + (f", {more} more" if more > 0 else ""),
     )
 

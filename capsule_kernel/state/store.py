@@ -15,11 +15,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from capsule_kernel.errors import ManifestRejected, StoreDamaged, StoreUnavailable
 from capsule_kernel.state import packs
 from capsule_kernel.state.filesystem import network_file_system
 from capsule_kernel.state.index import Index
-from capsule_kernel.state.manifest import Known, Manifest, chunks_of, content_name, decode_record, open_signed
+from capsule_kernel.state.manifest import (
+    Captured,
+    Known,
+    Manifest,
+    chunks_of,
+    content_name,
+    decode_record,
+    open_signed,
+    sign,
+)
 from capsule_kernel.state.packs import PackWriter
 from capsule_kernel.state.repair import rebuild_index
 
@@ -142,6 +153,30 @@ class Store:
     def note_known(self, session: str, known: Known) -> None:
         """Remember what a session's newest checkpoint holds."""
         self._known[session] = known
+
+    def amend(self, checkpoint: int, captured: Captured) -> None:
+        """Say more of a checkpoint's names than was known when it was taken: that they are verified, or cannot be had.
+
+        Raises:
+            StateError: there is no such checkpoint, or the store cannot be written.
+        """
+        with self.lock:
+            manifest = msgspec.structs.replace(self.manifest(checkpoint), captured=captured)
+            data = checkpoint.to_bytes(8, "big") + sign(manifest, self.key)
+            name = content_name(data)
+            if self.has_part(name):
+                return
+            start = self.packs.append(packs.MANIFEST, name, data)
+            self.packs.sync()
+            with self.index.transaction() as connection:
+                connection.execute("INSERT OR IGNORE INTO pack (file) VALUES (?)", (self.packs.name,))
+                connection.execute(
+                    "INSERT OR IGNORE INTO part (name, kind, pack, start, size, fast)"
+                    " VALUES (?, ?, (SELECT id FROM pack WHERE file = ?), ?, ?, NULL)",
+                    (name, packs.MANIFEST, self.packs.name, start, len(data)),
+                )
+                connection.execute("UPDATE checkpoint SET manifest = ? WHERE id = ?", (name, checkpoint))
+            self.packs.commit()
 
     def delete(self, checkpoints: list[int]) -> None:
         """Delete checkpoints; their bytes go with the next `sweep.sweep`.

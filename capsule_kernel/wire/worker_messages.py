@@ -340,6 +340,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     connection_file: str
     checkpoint_idle_ms: int = 0
     """Idleness after which a durable checkpoint is due, 0 for never."""
+    checkpoint_proof_idle_ms: int = 0
+    """Idleness after such a one until it is proven, 0 for never."""
     snapshots: bool = False
     """Whether to take instant snapshots."""
 

@@ -34,6 +34,7 @@ class Checkpoints:
         links: the worker's links, which a child leaves alone.
         is_named: whether the session has a name that goes before what the notebook may tell.
         idle_s: idleness after which a checkpoint is due by itself, in seconds; 0: never.
+        proof_idle_s: idleness after such a one until it is proven, in seconds; 0: never.
         parked: brackets a fork: the worker's other threads hold no lock inside of it; yields them.
         prctl: prctl(2).
     """
@@ -46,6 +47,7 @@ class Checkpoints:
         links: tuple[socket.socket, ...],
         is_named: bool,
         idle_s: float,
+        proof_idle_s: float,
         parked: Callable[[], AbstractContextManager[list[threading.Thread]]],
         prctl: Callable[..., int],
     ) -> None:
@@ -54,6 +56,7 @@ class Checkpoints:
         self._links = links
         self._is_named = is_named
         self._idle_s = idle_s
+        self._proof_idle_s = proof_idle_s
         self._parked = parked
         self._prctl = prctl
         self._environ: dict[str, str] | None = None
@@ -80,6 +83,7 @@ class Checkpoints:
                 prctl=self._prctl,
                 environ=self._environ,
                 secrets=self.secrets,
+                proof_idle_s=self._proof_idle_s,
             )
         return self._made
 

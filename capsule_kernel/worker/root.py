@@ -109,6 +109,7 @@ class Worker:
             links=(main, side),
             is_named=bool(options.session_name),
             idle_s=options.checkpoint_idle_ms / 1000,
+            proof_idle_s=options.checkpoint_proof_idle_ms / 1000,
             parked=self._parked,
             prctl=libc.prctl,
         )

@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
-import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from capsule_kernel.errors import StoreUnavailable
 from capsule_kernel.state import ambient, snapshots
-from capsule_kernel.state.capture import capture
 from capsule_kernel.state.exchange import (
-    Base,
     Delete,
     Dialogue,
     Find,
@@ -36,22 +31,19 @@ from capsule_kernel.state.exchange import (
     RemoteSource,
     Save,
     Verdict,
-    as_message,
 )
 from capsule_kernel.state.pickler import Environment
 from capsule_kernel.state.restore import Mode, Restored, restore
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.worker_messages import Errand, encode_birth
+from capsule_kernel.worker.capturing import CAPTURE_DEADLINE_S, Capturing
 from capsule_kernel.worker.namespace import ENGINE_INTERNALS
 
 _PATIENCE_S = 60.0
-_CAPTURE_DEADLINE_S = 240
 _OUTCOME_BYTES = 1 << 16
-_NICE = 19
 _TOOK_UNKNOWN_S = 5.0
 _OUT = "outputs/"
 _INPUTS = frozenset({"_i", "_ii", "_iii"})
-_PR_SET_PDEATHSIG = 1
 SESSION_NAME = "__vsc_ipynb_file__"
 """What VS Code tells a notebook its path by."""
 
@@ -67,6 +59,7 @@ class Saving:
         prctl: prctl(2).
         environ: the environment before user code ran.
         secrets: what must not be written down.
+        proof_idle_s: how long to wait, in seconds, until what was taken in the background is proven; 0: it is not.
     """
 
     def __init__(
@@ -79,6 +72,7 @@ class Saving:
         prctl: Callable[..., int],
         environ: dict[str, str] | None,
         secrets: set[str],
+        proof_idle_s: float,
     ) -> None:
         self._shell = shell
         self._births = births
@@ -87,6 +81,7 @@ class Saving:
         self._prctl = prctl
         self._environ = environ
         self._secrets = secrets
+        self._proof_idle_s = proof_idle_s
         self.session = ""
         """What the notebook told; empty: the front knows."""
 
@@ -118,7 +113,7 @@ class Saving:
             StateError: it could not be taken; the session is as it was.
         """
         sock = self._fork_capture(label, self._shell.execution_count - 1)
-        sock.settimeout(_CAPTURE_DEADLINE_S + _PATIENCE_S)
+        sock.settimeout(CAPTURE_DEADLINE_S + _PATIENCE_S)
         with sock:
             try:
                 data = b"".join(iter(lambda: sock.recv(1 << 16), b""))
@@ -155,7 +150,7 @@ class Saving:
                 namespace,
                 engine=self._engine(),
                 mode=mode,
-                internals=_internals(namespace),
+                internals=internals_of(namespace),
                 checkpoint=str(found.checkpoint),
             )
         for name, value in restored.extras.items():
@@ -228,13 +223,31 @@ class Saving:
         before = ambient.read_before_fork()
         try:
             with sock, childs, self._parked() as own:
-                threads = threading.enumerate()
-                foreign = [thread for thread in threads if thread not in own and thread is not threading.main_thread()]
+                foreign = [
+                    thread
+                    for thread in threading.enumerate()
+                    if thread not in own and thread is not threading.main_thread()
+                ]
                 role, helper = snapshots.fork_snapshot()
                 if role is Role.SNAPSHOT:
                     result.close()
-                    outcome = lambda: self._converse(sock, label, count, before, has_foreign_threads=bool(foreign))  # noqa: E731 - runs in the child
-                    self._capture(childs, outcome, is_brief=is_brief)
+                    Capturing(
+                        request=Save(session=self.session, label=label, after_cell=count),
+                        dialogue=sock,
+                        result=childs,
+                        connect=self._socket,
+                        namespace=self._shell.user_ns,
+                        internals=internals_of(self._shell.user_ns),
+                        environment=Environment(
+                            engine=self._engine(),
+                            secret_ids=frozenset(map(id, self._secrets)),
+                            secret_hashes=frozenset(map(hash, self._secrets)),
+                            has_foreign_threads=bool(foreign),
+                        ),
+                        around=lambda: ambient.read(before, self._environ) | self._outputs(),
+                        is_brief=is_brief,
+                        proof_idle_s=self._proof_idle_s,
+                    ).run(self._links, self._prctl)
                 os.waitpid(helper, 0)
             # The child has its lasting parent now.
             result.send(b"\0")
@@ -243,106 +256,14 @@ class Saving:
             raise
         return result
 
-    def _capture(self, result: socket.socket, converse: Callable[[], Outcome], *, is_brief: bool) -> NoReturn:
-        """Capture, in the child; does not return."""
-        try:
-            if not result.recv(1):
-                os._exit(0)
-            self._leave_the_worker()
-            outcome = converse()
-            if is_brief:
-                outcome = Outcome(error=outcome.error[:1000])
-            outcome = msgspec.structs.replace(outcome, took_s=time.process_time())
-            result.sendall(msgspec.msgpack.encode(outcome))
-        except BaseException as exc:  # noqa: BLE001 - the child's top: pickling runs any object's code
-            with contextlib.suppress(BaseException):
-                result.sendall(msgspec.msgpack.encode(Outcome(error=f"{type(exc).__name__}: {exc}")))
-        finally:
-            os._exit(0)
-
-    def _leave_the_worker(self) -> None:
-        """Be a process on its own, that nothing of the worker's world can disturb, or be disturbed by."""
-        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for number in (signal.SIGINT, signal.SIGTERM, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, _CAPTURE_DEADLINE_S)
-        os.setpgid(0, 0)
-        for link in (*self._links, self._births):
-            link.close()
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(null, descriptor)
-        os.close(null)
-        os.nice(_NICE)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            # Of what the user has, this can be spared most.
-            file.write("1000")
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-    def _converse(
-        self, sock: socket.socket, label: str, count: int, before: dict[str, Any], *, has_foreign_threads: bool
-    ) -> Outcome:
-        namespace = self._shell.user_ns
-        environment = Environment(
-            engine=self._engine(),
-            secret_ids=frozenset(map(id, self._secrets)),
-            secret_hashes=frozenset(map(hash, self._secrets)),
-            has_foreign_threads=has_foreign_threads,
-        )
-        around = ambient.read(before, self._environ)
-        around |= {f"{_OUT}{number}": value for number, value in namespace["_oh"].items()}
-        with Dialogue(sock, patience_s=_CAPTURE_DEADLINE_S) as dialogue:
-            dialogue.say(
-                Save(
-                    session=self.session,
-                    label=label,
-                    after_cell=count,
-                    not_rolled_back=_outside(namespace),
-                )
-            )
-            while True:
-                answer = dialogue.hear_answer()
-                if isinstance(answer, Verdict):
-                    return Outcome(verdict=answer)
-                if not isinstance(answer, Base):
-                    return Outcome(error=f"the keeper answered with {type(answer).__name__}")
-                for item in capture(
-                    namespace,
-                    environment=environment,
-                    internals=_internals(namespace),
-                    known=answer.known,
-                    around=around,
-                ):
-                    dialogue.say(as_message(item))
+    def _outputs(self) -> dict[str, Any]:
+        return {f"{_OUT}{number}": value for number, value in self._shell.user_ns["_oh"].items()}
 
 
-def _internals(namespace: dict[str, Any]) -> frozenset[str]:
+def internals_of(namespace: dict[str, Any]) -> frozenset[str]:
     """Return the engine's names: what IPython needs, and the inputs that it keeps by name."""
     inputs = {name for name in namespace if name in _INPUTS or (name.startswith("_i") and name[2:].isdigit())}
     return ENGINE_INTERNALS | inputs | {"__session__", SESSION_NAME}
-
-
-def _outside(namespace: dict[str, Any]) -> list[str]:
-    """Return what a restore leaves as it is, in words: child processes, files open for writing, databases in files."""
-    import io
-    import subprocess
-
-    found = []
-    for name, value in list(namespace.items()):
-        if name.startswith("_"):
-            continue
-        if isinstance(value, subprocess.Popen):
-            found.append(f"{name}: child process {value.pid}")
-        elif isinstance(value, io.IOBase) and not value.closed and value.writable() and hasattr(value, "name"):
-            found.append(f"{name}: what was written to {value.name}")
-        elif type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
-            with contextlib.suppress(Exception):
-                path = value.execute("PRAGMA database_list").fetchone()[2]
-                if path:
-                    found.append(f"{name}: rows in {path}")
-    return found
 
 
 def took_s(result: socket.socket) -> float | None:
