@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_install(commands)
     _add_uninstall(commands)
     _add_promises(commands)
+    _add_questions(commands)
     _add_checkpoints(commands)
     return parser
 
@@ -166,6 +167,29 @@ def _add_promises(commands: _Commands) -> None:
     collection.set_defaults(function=_collect_promises)
     for action in (listing, collection):
         action.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: your own)")
+
+
+def _add_questions(commands: _Commands) -> None:
+    listing = commands.add_parser(
+        "inputs",
+        help="list the questions that notebooks wait with",
+        description="List the questions of `input()` that wait for an answer: id, age, notebook, prompt.",
+    )
+    listing.add_argument("--json", action="store_true", help="for programs")
+    listing.set_defaults(function=_list_questions)
+    command = commands.add_parser(
+        "answer",
+        help="answer a question",
+        description="Answer a question of `input()`. The first answer wins, whoever gives it. The answer to a password "
+        "is asked for, never an argument, and goes to the kernel without being written anywhere.",
+    )
+    command.add_argument("id", metavar="ID", help="the question's, as `capsule inputs` lists it")
+    answer = command.add_mutually_exclusive_group()
+    answer.add_argument("text", nargs="?", metavar="TEXT", help="the answer (default: a line of standard input)")
+    answer.add_argument("--refuse", action="store_true", help="no answer: `input()` raises EOFError")
+    command.set_defaults(function=_answer_question)
+    for each in (listing, command):
+        each.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: as in the settings)")
 
 
 def _add_checkpoints(commands: _Commands) -> None:
@@ -329,6 +353,52 @@ def _existing_promises(file: str) -> str:
     if not Path(path).exists():
         raise PromisesUnavailable(path, "there is no such file: nothing was recorded yet")
     return path
+
+
+def _list_questions(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from capsule_kernel import questions
+
+    found = questions.pending(file=options.file)
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+        return OK
+    now_ms = Clock().unix_ms()
+    for question in found:
+        minutes = (now_ms - question.asked_at_ms) // 60_000
+        secret = " (password)" if question.password else ""
+        print(f"{question.id}  {minutes} min  {question.session}  {question.prompt!r}{secret}")
+    return OK
+
+
+def _answer_question(options: argparse.Namespace) -> int:
+    from capsule_kernel import questions
+
+    if options.refuse:
+        questions.refuse(options.id, file=options.file)
+        return OK
+    question = questions.find(options.id, file=options.file)
+    text = options.text
+    if question.password and text is not None:
+        print(
+            "capsule answer: a password is not given as an argument, where others see it: leave it out", file=sys.stderr
+        )
+        return MISUSED
+    if text is None:
+        text = _asked(question.prompt, is_secret=question.password)
+    questions.answer(options.id, text, file=options.file)
+    return OK
+
+
+def _asked(prompt: str, *, is_secret: bool) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    if is_secret:
+        import getpass
+
+        return getpass.getpass(prompt)
+    return input(prompt)
 
 
 def _list_checkpoints(options: argparse.Namespace) -> int:

@@ -333,6 +333,23 @@ class PromiseNotFound(PromiseError):
         return f"there is no promise {self.promise_id!r}"
 
 
+class QuestionClosed(PromiseError):
+    """A question cannot be answered any more.
+
+    Attributes:
+        promise_id: the question's.
+        reason: how it ended.
+    """
+
+    def __init__(self, promise_id: str, reason: str) -> None:
+        super().__init__(promise_id, reason)
+        self.promise_id = promise_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.promise_id} cannot be answered: {self.reason}"
+
+
 class PromiseRejected(PromiseError):
     """The promises' store or server answered a request with an error.
 

@@ -26,3 +26,18 @@ def data_folder(environ: Mapping[str, str]) -> str:
 
         return str(jupyter_data_dir())
     return os.path.join(environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share"), "jupyter")
+
+
+def make_private_file(path: str) -> None:
+    """Make an empty file that only its owner may read, unless there is one.
+
+    One that is there is not even opened: by closing it this process would lose its locks on the file, which SQLite's
+    other connections rely on (sqlite.org, "How To Corrupt An SQLite Database File", 2.2).
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return

@@ -106,6 +106,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     promises_retention_days: int = 30
     """Days that settled promises are kept in the file; 0 keeps them for ever."""
 
+    durable_input: bool = False
+    """Whether `input()` waits for an answer from elsewhere (`capsule answer`) where the client that runs the cell
+    cannot be asked, as in batch runs; off: it is ipykernel's error."""
+
+    input_timeout_ms: int = 0
+    """Milliseconds after which a question of `input()` is over; 0: it waits as long as it takes."""
+
     resonate_url: str = ""
     """URL of the Resonate server: empty for the environment's `RESONATE_URL`."""
 
@@ -306,7 +313,9 @@ def _setting(name: str, value: object, source: str) -> object:
         raise ConfigurationError(source=source, name=f"CapsuleKernel.{name}", expected=expected)
     kind = Settings.__annotations__[name]
     result: object
-    if kind is int:
+    if kind is bool:
+        result, expected = _flag(value), "True or False"
+    elif kind is int:
         result, expected = _integer(value), "a whole number, 0 or greater"
     elif name == "log_level":
         result, expected = _log_level(value), f"one of {', '.join(LOG_LEVELS)}"
@@ -330,6 +339,12 @@ def _integer(value: object) -> int | None:
         except ValueError:
             return None
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _flag(value: object) -> bool | None:
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.lower())
+    return value if isinstance(value, bool) else None
 
 
 def _log_level(value: object) -> str | None:

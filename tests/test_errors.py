@@ -25,6 +25,7 @@ from capsule_kernel.errors import (
     PromiseRejected,
     PromisesUnavailable,
     ProtocolError,
+    QuestionClosed,
     StoreDamaged,
     StoreUnavailable,
     WorkerStartError,
@@ -72,6 +73,7 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (CheckpointDeclined("there is no checkpoint 'x'"), ["there is no checkpoint 'x'"]),
     (InvalidPromiseId("a b"), ["'a b' cannot be part of a promise's id", "use letters, digits"]),
     (PromiseNotFound("exec:k-3"), ["no promise 'exec:k-3'"]),
+    (QuestionClosed("k-3:input:1", "it was answered"), ["k-3:input:1 cannot be answered", "it was answered"]),
     (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),
     (PromisesUnavailable("/p.db", "disk full; free some space"), ["promises at /p.db", "disk full; free some space"]),
 ]

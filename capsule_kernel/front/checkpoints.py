@@ -83,6 +83,10 @@ class Checkpoints:
         html = f'<div style="border-left:3px solid #888;padding-left:.6em">{escape(text)}</div>'
         return {"data": {"text/plain": text, "text/html": html}, "metadata": {}, "transient": {}}
 
+    def session(self) -> str:
+        """Return which session this kernel is for, as far as is known."""
+        return self._session if self._made is None else self._made.session
+
     def after_death(self) -> str:
         """Return what a worker's death leaves to be restored, in words; empty: nothing."""
         if self._made is None or not self._made.durable_cell:

@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 
 from capsule_kernel.clock import Clock
+from capsule_kernel.front.bridge import INTERRUPTED, ResonateProtocolBridge
 from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.history import History
+from capsule_kernel.front.inputs import InputCapability
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request, Requests
-from capsule_kernel.front.stdin import Stdin
 from capsule_kernel.sessions.lifecycle import Phase
 from capsule_kernel.sessions.session import Death, Session
 from capsule_kernel.settings import Settings
@@ -71,7 +72,8 @@ class Executions:
         self,
         *,
         iopub: IOPub,
-        stdin: Stdin,
+        inputs: InputCapability,
+        bridge: ResonateProtocolBridge,
         replies: Replies,
         requests: Requests,
         history: History,
@@ -88,7 +90,8 @@ class Executions:
         engine: str,
     ) -> None:
         self._iopub = iopub
-        self._stdin = stdin
+        self._inputs = inputs
+        self._bridge = bridge
         self._replies = replies
         self._requests = requests
         self._history = history
@@ -232,12 +235,15 @@ class Executions:
         self._keep_pace()
 
     def on_ask(self, session: Session, message: Ask) -> None:
-        """Put a question of user code to the client."""
-        self._stdin.ask(session, message)
+        """Put a question of user code to the client that runs the cell, and to whoever else may answer."""
+        running = self._running
+        is_of_cell = running is not None and running.cell.request.serial == message.parent
+        is_for_client = running.cell.content.allow_stdin if running is not None and is_of_cell else True
+        self._inputs.ask(session, message, self._requests.get(message.parent), is_for_client=is_for_client)
 
     def on_unasked(self, session: Session, message: Unasked) -> None:
         """Forget a question."""
-        self._stdin.withdraw(session, message.ask)
+        self._inputs.withdraw(session, message.ask)
 
     def on_interrupt_seen(self, message: InterruptSeen) -> None:
         """Note that the worker is not stuck in C."""
@@ -275,6 +281,11 @@ class Executions:
         self._on_first_done()
         self._next()
 
+    def leave(self) -> None:
+        """Note that the running cell, if there is one, is interrupted: this front ends."""
+        if self._running is not None and self._stores(self._running.cell.content):
+            self._bridge.end(self._running.cell.request.serial, INTERRUPTED, self._running.count)
+
     def _undo(self, running: _Running, cells: int) -> None:
         """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
         undone = list(self._executed)[-cells:]
@@ -297,7 +308,7 @@ class Executions:
         """
         if heir is None:
             self._executed.clear()
-        self._stdin.withdraw(session)
+        self._inputs.withdraw(session)
         if self._session is session:
             self._session = None
         running = self._running
@@ -331,6 +342,7 @@ class Executions:
         running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
         self._running = running
         self._newest_serial = request.serial
+        self._bridge.begin(request.serial, content.code, self._count, is_recorded=self._stores(content))
         session.execute(
             Execute(
                 serial=request.serial,
@@ -368,6 +380,8 @@ class Executions:
             running.tick.cancel()
         request = running.cell.request
         self._running = None
+        if self._stores(running.cell.content):
+            self._bridge.end(request.serial, status, running.count)
         self._iopub.release()
         self._iopub.busy_parent = None
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))

@@ -17,12 +17,14 @@ import msgspec
 from capsule_kernel import __version__
 from capsule_kernel.clock import Clock
 from capsule_kernel.folders import checkpoints_folder
+from capsule_kernel.front.bridge import ResonateProtocolBridge
 from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.comms import Comms
 from capsule_kernel.front.connection import Connection
 from capsule_kernel.front.dispatch import Dispatch
 from capsule_kernel.front.execution import Executions
 from capsule_kernel.front.history import History, default_file
+from capsule_kernel.front.inputs import InputCapability
 from capsule_kernel.front.inspection import Inspections
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.replies import Replies
@@ -108,7 +110,7 @@ class Kernel:
             window_ms=settings.iopub_rate_window_ms,
         )
         self._replies = Replies(wire, clock=clock)
-        self._stdin = Stdin(self._sockets.stdin, wire, self._requests, clock=clock)
+        self._stdin = Stdin(self._sockets.stdin, wire, clock=clock)
         self._history = History(self._history_file(), loop=loop)
         self._inspections = Inspections(settings, loop=loop)
         self._checkpoints = Checkpoints(
@@ -116,6 +118,23 @@ class Kernel:
             cap_bytes=settings.checkpoints_cap_mb * 1_000_000,
             session=os.environ.get("JPY_SESSION_NAME") or settings.session or os.getcwd(),
             clock=clock,
+        )
+        self._bridge = ResonateProtocolBridge(
+            settings=settings,
+            environ=os.environ,
+            kernel_id=wire.session,
+            session=self._checkpoints.session,
+            clock=clock,
+            loop=loop,
+        )
+        self._inputs = InputCapability(
+            stdin=self._stdin,
+            bridge=self._bridge,
+            clock=clock,
+            timeout_ms=settings.input_timeout_ms,
+            session_name=self._checkpoints.session,
+            tell=lambda text, parent: self._iopub.stream("stderr", text, parent=parent),
+            loop=loop,
         )
         self._pool = Pool(
             owner=self,
@@ -136,7 +155,8 @@ class Kernel:
         )
         self._executions = Executions(
             iopub=self._iopub,
-            stdin=self._stdin,
+            inputs=self._inputs,
+            bridge=self._bridge,
             replies=self._replies,
             requests=self._requests,
             history=self._history,
@@ -165,7 +185,7 @@ class Kernel:
                 "comm_info_request": self._comm_info,
                 "interrupt_request": self._interrupt,
                 "shutdown_request": self._shutdown,
-                "usage_request": lambda _: self._usage.measure(),
+                "usage_request": self._answer_usage,
             },
             slow_handlers={
                 "complete_request": self._inspections.complete,
@@ -199,12 +219,15 @@ class Kernel:
         """Serve until the kernel is to end; end everything; return the exit status."""
         status = await self._stopped
         self._executions.abort_queued()
+        self._executions.leave()
+        self._inputs.leave_open()
         self._comms.abandon()
         self._on_interrupt()
         # Side by side: a client that restarts the kernel waits for this process to end.
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pool.close(grace_ms=self._settings.shutdown_grace_ms))
             group.create_task(self._close_history())
+            group.create_task(self._bridge.stop())
         self._checkpoints.close(_CHECKPOINT_GRACE_S)
         self._sockets.close()
         return status
@@ -364,6 +387,11 @@ class Kernel:
             return {"status": "incomplete", "indent": answer.indent}
         return {"status": answer.status}
 
+    def _answer_usage(self, request: Request) -> dict[str, Any]:
+        usage = self._usage.measure()
+        promises = self._bridge.statistics
+        return usage if promises is None else {**usage, "promises": promises}
+
     async def _answer_history(self, request: Request) -> dict[str, Any]:
         arguments = msgspec.json.decode(request.message.raw_content, type=dict[str, Any])
         return {"status": "ok", "history": await self._history.query(arguments)}
@@ -383,6 +411,7 @@ class Kernel:
             compile_cache_size=settings.compile_cache_size,
             stream_interval_ms=settings.stream_interval_ms,
             max_output_bytes=settings.max_output_bytes,
+            durable_input=settings.durable_input,
             checkpoint_idle_ms=settings.checkpoint_idle_ms,
             checkpoint_proof_idle_ms=settings.checkpoint_proof_idle_ms,
             snapshots=settings.snapshots > 0,

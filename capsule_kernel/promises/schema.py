@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromisesUnavailable
+from capsule_kernel.folders import make_private_file
 from capsule_kernel.promises.model import FAR_FUTURE_MS
 
 BUSY_MS = 10_000
@@ -65,7 +66,7 @@ def connect(path: str, clock: Clock, busy_ms: int = BUSY_MS) -> sqlite3.Connecti
 def _connected(path: str, busy_ms: int) -> sqlite3.Connection:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     # Created before SQLite does it with the process's mask; its -wal and -shm take the mode over.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    make_private_file(path)
     connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
     try:
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]

@@ -6,13 +6,13 @@ It holds nothing that the packs do not: a damaged one is put aside and made anew
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from capsule_kernel.errors import StoreDamaged, StoreUnavailable
+from capsule_kernel.folders import make_private_file
 
 FILE_NAME = "index.sqlite3"
 _VERSION = 1
@@ -80,7 +80,7 @@ class Index:
         if not self._is_writable:
             return self._connect_reading()
         # Created before SQLite does it with the process's mask.
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        make_private_file(str(self.path))
         connection = sqlite3.connect(self.path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
         try:
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]

@@ -44,6 +44,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     raw_metadata: bytes
     raw_content: bytes
     buffers: list[bytes]
+    raw_parent: bytes = b"{}"
 
 
 _decode_header = msgspec.json.Decoder(Header).decode
@@ -91,6 +92,7 @@ class Wire:
             idents=frames[:at],
             header=header,
             raw_header=raw_header,
+            raw_parent=raw_parent,
             raw_metadata=raw_metadata,
             raw_content=raw_content,
             buffers=parts[1 + _SIGNED_FRAMES :],

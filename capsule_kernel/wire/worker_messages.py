@@ -92,10 +92,15 @@ class Inspect(_Message, frozen=True, kw_only=True, tag=2):
 
 
 class InputReply(_Message, frozen=True, kw_only=True, tag=3):
-    """What somebody answered to `Ask`; `value` None: this client cannot be asked."""
+    """What somebody answered to `Ask`; `value` None: nobody did, for the reason in `failure`.
+
+    Attributes:
+        failure: `eof`, `canceled`, `timeout`, `unavailable`; empty: this client cannot be asked.
+    """
 
     ask: int
     value: str | None
+    failure: str = ""
 
 
 class Tick(_Message, frozen=True, kw_only=True, tag=4):
@@ -342,6 +347,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Idleness after which a durable checkpoint is due, 0 for never."""
     checkpoint_proof_idle_ms: int = 0
     """Idleness after such a one until it is proven, 0 for never."""
+    durable_input: bool = False
+    """Whether a cell whose client cannot be asked may ask all the same, and waits for an answer from elsewhere."""
     snapshots: bool = False
     """Whether to take instant snapshots."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import comm
 from IPython.core.error import StdinNotImplementedError
 
-from capsule_kernel.wire.worker_messages import Ask, FromWorker, Unasked
+from capsule_kernel.wire.worker_messages import Ask, FromWorker, InputReply, Unasked
 from capsule_kernel.worker import inspection, parents, standin
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
@@ -73,6 +73,7 @@ class WorkerKernel:
         cancellation: ExecutionCancellation,
         questions: Questions,
         connection_file: str,
+        durable_input: bool = False,
     ) -> None:
         self.shell = shell
         self.cancellation = cancellation
@@ -88,6 +89,7 @@ class WorkerKernel:
         self.iopub_socket = object()
         self._channel = channel
         self._questions = questions
+        self._durable_input = durable_input
 
     @property  # type: ignore[misc]  # typeshed has a setter
     def __class__(self) -> type:
@@ -173,21 +175,47 @@ class WorkerKernel:
         return self.raw_input
 
     def _ask(self, prompt: str, *, password: bool) -> str:
-        if not self.allow_stdin:
+        """Return the answer to a question.
+
+        Raises:
+            StdinNotImplementedError: nobody can be asked.
+            EOFError: the question was refused, or the input was ended.
+            TimeoutError: nobody answered in time.
+            KeyboardInterrupt: the question was canceled, or the cell interrupted.
+        """
+        if not self.allow_stdin and not self._durable_input:
             standin.refuse_input(password=password)
         flush_streams()
         ask = self._questions.open()
         self._channel.send(Ask(parent=parents.current(), ask=ask, prompt=prompt, password=password))
         try:
-            value = self._questions.wait(ask)
+            reply: InputReply = self._questions.wait(ask)
         except KeyboardInterrupt:
             self._channel.send(Unasked(ask=ask))
             raise KeyboardInterrupt("Interrupted by user") from None
+        value = reply.value
         if value is None:
-            raise StdinNotImplementedError("the front end did not accept the question")
+            raise _refusal(reply.failure)
         if value == "\x04":
             # Jupyter messaging, "Messages on the stdin channel": end of transmission stands for EOF.
             raise EOFError
         if password and self.checkpoints is not None:
             self.checkpoints.secrets.add(value)
         return str(value)
+
+
+def _refusal(failure: str) -> BaseException:
+    """Return what user code gets instead of an answer."""
+    match failure:
+        case "eof":
+            return EOFError("the question was refused")
+        case "canceled":
+            return KeyboardInterrupt("the question was canceled")
+        case "timeout":
+            return TimeoutError("nobody answered in time (CapsuleKernel.input_timeout_ms)")
+        case "unavailable":
+            return StdinNotImplementedError(
+                "this client cannot be asked, and the question cannot be recorded to be answered from elsewhere"
+            )
+        case _:
+            return StdinNotImplementedError("the front end did not accept the question")

@@ -152,8 +152,8 @@ class Reader:
             case Complete() | Inspect():
                 self._channel.send(Taken(serial=message.serial))
                 self._channel.send(Answer(serial=message.serial, content=encode_content(self._answer(message))))
-            case InputReply(ask=ask, value=value):
-                self._questions.answer(ask, value)
+            case InputReply(ask=ask):
+                self._questions.answer(ask, message)
             case HistoryAnswer(ask=ask, rows=rows):
                 self._questions.answer(ask, rows)
             case Interrupt(serial=serial, number=number):

@@ -130,6 +130,7 @@ class Worker:
             cancellation=self._cancellation,
             questions=self._questions,
             connection_file=options.connection_file,
+            durable_input=options.durable_input,
         )
 
     def run(self) -> None:

@@ -64,10 +64,10 @@ def test_an_interrupt_ends_the_question(shared_kernel: Client) -> None:
 
 
 def test_an_answer_that_comes_too_late_is_not_the_next_ones(shared_kernel: Client) -> None:
-    cell = shared_kernel.start("input('old?')", allow_stdin=True)
-    stale = shared_kernel.wait_input_request(cell)
+    old = shared_kernel.start("input('old?')", allow_stdin=True)
+    stale = shared_kernel.wait_input_request(old)
     shared_kernel.interrupt()
-    assert cell.wait().ename == "KeyboardInterrupt"
+    assert old.wait().ename == "KeyboardInterrupt"
     shared_kernel.answer(stale, "stale")
     # The control channel answers after the front has had the chance to see the stale answer.
     shared_kernel.ask("kernel_info_request", channel="control")
@@ -75,6 +75,8 @@ def test_an_answer_that_comes_too_late_is_not_the_next_ones(shared_kernel: Clien
     request = shared_kernel.wait_input_request(cell)
     shared_kernel.answer(request, "fresh")
     assert cell.wait().text == "'fresh'"
+    # Capsule says that it came late, on the old cell.
+    old.ignore_outputs()
 
 
 def test_an_answer_that_nobody_asked_for_is_harmless(shared_kernel: Client) -> None:

@@ -42,6 +42,25 @@ async def waiting_process(path: str) -> AsyncIterator[Process]:
             await process.wait()
 
 
+_LOOKER = """
+import sys
+from capsule_kernel.clock import Clock
+from capsule_kernel.promises.store import Store
+
+store = Store(sys.argv[1], Clock())
+print(store.find("question").state)
+store.close()
+"""
+
+
+async def state_for_another_process(path: str) -> str:
+    """What a process that opens the file, looks, and closes it finds."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _LOOKER, path, stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate()
+    return out.decode().strip()
+
+
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -228,3 +247,14 @@ async def test_a_file_of_a_later_capsule_is_refused(path: str) -> None:
     async with EmbeddedPromises(path) as promises:
         with pytest.raises(PromisesUnavailable, match="format 99"):
             await promises.get("a")
+
+
+async def test_processes_that_come_and_go_do_not_part_the_others_from_the_file(promises: EmbeddedPromises) -> None:
+    await promises.create("question")
+    waiting = asyncio.create_task(promises.wait("question", 30))
+    # The second connection of this process is open when another process is the last to close its own.
+    await promises.wait_watching()
+    assert await state_for_another_process(promises.path) == "pending"
+    await promises.settle("question", "resolved", 1)
+    assert await state_for_another_process(promises.path) == "resolved"
+    await waiting

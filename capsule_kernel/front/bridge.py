@@ -1,0 +1,248 @@
+"""`ResonateProtocolBridge`: what the kernel does, as durable promises: executions and how they ended, questions.
+
+No cell waits for it: executions are noted and written a moment later. The promises are opened when the first cell has
+had its time, or with the first question; until then nothing of them is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from capsule_kernel.clock import Clock
+from capsule_kernel.errors import CapsuleError
+from capsule_kernel.settings import Settings
+
+if TYPE_CHECKING:
+    from capsule_kernel.promises.client import Promises
+
+_log = logging.getLogger(__name__)
+_OPEN_AFTER_S = 1.0
+_EARLY_MAX = 1000
+_LEFT_MAX = 1000
+_STOP_S = 1.0
+
+INTERRUPTED = "interrupted"
+"""Status of an execution whose end nobody saw."""
+
+
+class _Begun(msgspec.Struct, frozen=True):
+    number: int
+    code: str
+    count: int
+    started_ms: int
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    number: int
+    status: str
+    count: int
+    ename: str
+
+
+class ResonateProtocolBridge:
+    """Correlates executions with promises.
+
+    Args:
+        settings: says where promises are kept.
+        environ: environment variables.
+        kernel_id: this kernel's, for the ids of executions.
+        session: which notebook this is, to find its promises by.
+        clock: the time of day.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        environ: Mapping[str, str],
+        kernel_id: str,
+        session: Callable[[], str],
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._settings = settings
+        self._environ = environ
+        self._kernel_id = kernel_id
+        self._session = session
+        self._clock = clock
+        self._loop = loop
+        self._is_off = settings.durability == "off"
+        self._promises: Promises | None = None
+        self._opening: asyncio.Task[Promises | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._early: list[_Begun | _Ended] = []
+        self._lost = 0
+        self._numbers: dict[int, int] = {}
+        self._count = 0
+        self._is_stopped = False
+
+    # --- executions --------------------------------------------------------------------------------------------------
+
+    def begin(self, serial: int, code: str, count: int, *, is_recorded: bool) -> None:
+        """Note that the cell of request `serial` runs; `is_recorded` False: it has a number, and no promise."""
+        if self._is_off:
+            return
+        self._count += 1
+        # The newest suffices for questions of its cell; tasks that ask later belong to it too.
+        self._numbers = {serial: self._count}
+        if is_recorded:
+            self._note(_Begun(self._count, code, count, self._clock.unix_ms()))
+
+    def end(self, serial: int, status: str, count: int, ename: str = "") -> None:
+        """Note how it ended: `ok`, `error` with the error's name, `interrupted`."""
+        number = self._numbers.get(serial)
+        if number is not None:
+            self._note(_Ended(number, status, count, ename))
+
+    def execution_id(self, serial: int) -> str:
+        """Return the id of the execution that request `serial` is."""
+        return f"{self._kernel_id}-{self._numbers.get(serial, self._count)}"
+
+    @property
+    def statistics(self) -> dict[str, Any] | None:
+        """What became of what was noted, for `usage_reply`; None when promises are off."""
+        if self._is_off:
+            return None
+        counts = msgspec.to_builtins(self._promises.statistics) if self._promises is not None else {}
+        return {"durability": self._settings.durability, **counts, "never_noted": self._lost}
+
+    # --- the promises ------------------------------------------------------------------------------------------------
+
+    async def promises(self) -> Promises | None:
+        """Return the promises, opened; None when they are off or cannot be used."""
+        if self._promises is not None or self._is_off or self._is_stopped:
+            return self._promises
+        if self._opening is None:
+            self._opening = self._loop.create_task(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def stop(self) -> None:
+        """Write what was noted, and let go."""
+        self._is_stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._promises is None and self._early and not self._is_off:
+            # A short life is recorded as well.
+            self._is_stopped = False
+            await self.promises()
+            self._is_stopped = True
+        if self._promises is not None:
+            await self._promises.stop(_STOP_S)
+            if self._promises.statistics.waiting:
+                _log.warning("%d notes about executions were not written", self._promises.statistics.waiting)
+
+    def _note(self, note: _Begun | _Ended) -> None:
+        if self._promises is not None:
+            self._write(self._promises, note)
+            return
+        if len(self._early) >= _EARLY_MAX:
+            self._lost += 1
+            return
+        self._early.append(note)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_OPEN_AFTER_S, self._open_soon)
+
+    def _open_soon(self) -> None:
+        if self._opening is None and not self._is_stopped:
+            self._opening = self._loop.create_task(self._open())
+
+    async def _open(self) -> Promises | None:
+        try:
+            # The import alone takes milliseconds, which a cell may be waiting for.
+            opening = await asyncio.to_thread(_import_opening)
+            promises: Promises = opening.open_promises(self._settings, self._environ)
+            await promises.start()
+        except CapsuleError as exc:
+            _log.warning("executions are not recorded: %s", exc)
+            self._is_off = True
+            self._lost += len(self._early)
+            self._early.clear()
+            return None
+        self._promises = promises
+        early, self._early = self._early, []
+        for note in early:
+            self._write(promises, note)
+        self._sweeping = self._loop.create_task(self._settle_left_over(promises))
+        return promises
+
+    def _write(self, promises: Promises, note: _Begun | _Ended) -> None:
+        from capsule_kernel.promises import names
+
+        promise_id = names.execution(f"{self._kernel_id}-{note.number}")
+        if isinstance(note, _Begun):
+            param = {
+                "v": 1,
+                "code_sha256": _sha256(note.code),
+                "incarnation": incarnation(),
+                "execution_count": note.count,
+                "started_at": note.started_ms,
+            }
+            tags = {"capsule:kernel": self._kernel_id, "capsule:session": self._session()}
+            promises.note_create(promise_id, param, kind=names.EXECUTION, tags=tags)
+            return
+        value: dict[str, Any] = {"v": 1, "status": note.status, "execution_count": note.count}
+        if note.ename:
+            value["ename"] = note.ename
+        promises.note_settle(promise_id, "resolved" if note.status == "ok" else "rejected", value)
+
+    async def _settle_left_over(self, promises: Promises) -> None:
+        """Settle as interrupted what fronts that are gone have left: nothing of it runs, or will."""
+        try:
+            for promise in await promises.search(state="pending", kind="exec", limit=_LEFT_MAX):
+                param = promise.param_data()
+                if isinstance(param, dict) and is_over(param.get("incarnation")):
+                    promises.note_settle(promise.id, "rejected", {"v": 1, "status": INTERRUPTED})
+        except CapsuleError as exc:
+            _log.warning("executions of earlier kernels stay pending: %s", exc)
+
+
+def incarnation() -> dict[str, Any]:
+    """Return what tells this process from all others: machine, boot, pid and start."""
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "start": _started(os.getpid())}
+
+
+def is_over(described: Any) -> bool:
+    """Return whether the process that `incarnation` described is known to have ended."""
+    if not isinstance(described, dict) or described.get("host") != socket.gethostname():
+        # Of another machine, nothing is known from here.
+        return False
+    pid, start = described.get("pid"), described.get("start")
+    if not isinstance(pid, int):
+        return False
+    return described.get("boot") != _boot_id() or _started(pid) != start
+
+
+def _started(pid: int) -> int:
+    """Return a process's start in clock ticks since the boot (proc_pid_stat(5)), 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _sha256(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _import_opening() -> Any:
+    from capsule_kernel.promises import embedded, names, opening  # noqa: F401 - so that they are there
+
+    return opening

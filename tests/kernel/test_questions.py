@@ -1,0 +1,312 @@
+"""Executions and questions are promises: what is recorded, and answers from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from capsule_kernel import questions
+from capsule_kernel.clock import Clock
+from capsule_kernel.errors import PromiseNotFound, QuestionClosed
+from capsule_kernel.promises.store import Store
+
+from .exchange import DEADLINE_S
+
+if TYPE_CHECKING:
+    from tests.kernel.client import Client
+    from tests.kernel.starter import KernelStarter
+
+
+class Kernels:
+    """Kernels that share one file of promises."""
+
+    def __init__(self, start_kernel: KernelStarter, file: Path) -> None:
+        self._start = start_kernel
+        self.file = str(file)
+
+    def __call__(self, *args: str) -> Client:
+        return self._start("--debug", f"--CapsuleKernel.promises_file={self.file}", *args)
+
+    def promises(self, **search: Any) -> list[Any]:
+        if not Path(self.file).exists():
+            return []
+        store = Store(self.file, Clock())
+        try:
+            return list(store.search(**search))
+        finally:
+            store.close()
+
+    def wait_for(self, kernel: Client, count: int, **search: Any) -> list[Any]:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(found := self.promises(**search)) < count:
+            assert time.monotonic() < deadline, f"{len(found)} promises of {search}: {kernel.process.log()}"
+            kernel.pass_time(0.02)
+        return found
+
+    def question(self, kernel: Client) -> questions.Question:
+        (promise,) = self.wait_for(kernel, 1, state="pending", kind="input")
+        found = [question for question in questions.pending(file=self.file) if question.id == promise.id]
+        return found[0]
+
+
+@pytest.fixture
+def kernels(start_kernel: KernelStarter, tmp_path: Path) -> Kernels:
+    return Kernels(start_kernel, tmp_path / "promises.sqlite3")
+
+
+def command(kernels: Kernels, *args: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-c", "import sys; from capsule_kernel.cli import main; sys.exit(main())"),
+            *(*args, "--file", kernels.file),
+        ],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# --- executions ------------------------------------------------------------------------------------------------------
+
+
+def test_executions_are_recorded_with_how_they_ended(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.run("x = 1")
+    kernel.execute("1/0").claim("error")
+    kernel.run("hidden = 1", store_history=False)
+    kernel.run("quiet = 1", silent=True)
+    found = kernels.wait_for(kernel, 2, prefix="exec:", kind="exec")
+    deadline = time.monotonic() + DEADLINE_S
+    while any(promise.is_pending for promise in kernels.promises(prefix="exec:")):
+        assert time.monotonic() < deadline
+        kernel.pass_time(0.02)
+    found = kernels.promises(prefix="exec:")
+    assert [(promise.state, promise.value_data()["status"]) for promise in found] == [
+        ("resolved", "ok"),
+        ("rejected", "error"),
+    ]
+    assert found[0].param_data()["execution_count"] == 1
+    assert "x = 1" not in found[0].param
+
+
+def test_the_front_imports_neither_resonate_nor_aiohttp(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.run("x = 1")
+    kernels.wait_for(kernel, 1, kind="exec")
+    maps = Path(f"/proc/{kernel.process.pid}/maps").read_text(encoding="utf-8")
+    # The compiled parts of aiohttp, which `resonate` imports too; pure modules leave no trace there.
+    assert "aiohttp" not in maps
+    assert "_sqlite3" in maps
+
+
+def test_what_a_killed_kernel_left_pending_is_settled_as_interrupted(kernels: Kernels) -> None:
+    first = kernels()
+    first.run("x = 1")
+    cell = first.start("import time; time.sleep(60)")
+    kernels.wait_for(first, 1, kind="exec", state="pending")
+    kernels.wait_for(first, 1, kind="exec", state="resolved")
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait_exit()
+    first.process.wait_gone()
+    cell.ignore_outputs()
+    first.close()
+    second = kernels()
+    second.run("y = 1")
+    (left,) = kernels.wait_for(second, 1, kind="exec", state="rejected")
+    assert left.value_data()["status"] == "interrupted"
+
+
+def test_a_shutdown_settles_the_running_cell_as_interrupted(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.run("x = 1")
+    cell = kernel.start("import time; time.sleep(60)")
+    kernel.wait_until(lambda: cell.busy is not None, "busy")
+    kernel.shutdown()
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    cell.ignore_outputs()
+    kernel.close()
+    states = [promise.value_data()["status"] for promise in kernels.promises(kind="exec")]
+    assert states == ["ok", "interrupted"]
+
+
+def test_with_durability_off_there_is_no_file(kernels: Kernels) -> None:
+    kernel = kernels("--CapsuleKernel.durability=off")
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    kernel.answer(kernel.wait_input_request(cell), "Ada")
+    cell.wait()
+    assert kernel.evaluate("x") == "'Ada'"
+    assert not Path(kernels.file).exists()
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_the_front_ends_answer_settles_the_promise(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    request = kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    assert (question.prompt, question.password) == ("Name? ", False)
+    kernel.answer(request, "Ada")
+    cell.wait()
+    assert kernel.evaluate("x") == "'Ada'"
+    (promise,) = kernels.promises(kind="input")
+    assert promise.value_data() == {"v": 1, "by": "front end", "text": "Ada"}
+    with pytest.raises(QuestionClosed, match="answered by the front end"):
+        questions.answer(question.id, "Bob", file=kernels.file)
+
+
+def test_the_command_answers_and_the_late_front_end_is_told(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    request = kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    listed = command(kernels, "inputs")
+    assert question.id in listed.stdout
+    assert "Name?" in listed.stdout
+    assert json.loads(command(kernels, "inputs", "--json").stdout)[0]["id"] == question.id
+    answered = command(kernels, "answer", question.id, "Grace")
+    assert answered.returncode == 0, answered.stderr
+    cell.wait()
+    assert kernel.evaluate("x") == "'Grace'"
+    kernel.answer(request, "too late")
+    kernel.wait_until(lambda: bool(cell.late), "a word about the late answer")
+    assert "came late" in cell.late[0].content["text"]
+    cell.ignore_outputs()
+    assert kernel.evaluate("x") == "'Grace'"
+    again = command(kernels, "answer", question.id, "Bob")
+    assert again.returncode == 1
+    assert "answered by the command" in again.stderr
+
+
+def test_a_late_answer_is_not_taken_for_the_next_questions(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("x = input('one'); y = input('two')", allow_stdin=True)
+    first = kernel.wait_input_request(cell)
+    questions.answer(kernels.question(kernel).id, "1", file=kernels.file)
+    second = kernel.wait_input_request(cell)
+    kernel.answer(first, "stale")
+    kernel.answer(second, "2")
+    cell.wait()
+    assert "came late" in cell.stderr
+    assert kernel.evaluate("x, y") == "('1', '2')"
+
+
+def test_a_refused_question_is_the_end_of_input(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("input('Sure? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    assert command(kernels, "answer", kernels.question(kernel).id, "--refuse").returncode == 0
+    assert cell.ename == "EOFError"
+
+
+def test_an_interrupt_cancels_the_question(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("input('Sure? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    kernel.interrupt()
+    assert cell.ename == "KeyboardInterrupt"
+    kernels.wait_for(kernel, 1, kind="input", state="rejected_canceled")
+    with pytest.raises(QuestionClosed, match="nobody waits"):
+        questions.answer(question.id, "yes", file=kernels.file)
+
+
+def test_a_question_is_over_after_its_time(kernels: Kernels) -> None:
+    kernel = kernels("--CapsuleKernel.input_timeout_ms=200")
+    cell = kernel.start("input('Quick! ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    assert cell.ename == "TimeoutError"
+
+
+def test_where_the_client_cannot_be_asked_the_cell_waits_if_it_is_told_to(kernels: Kernels) -> None:
+    plain = kernels()
+    assert plain.execute("input()").ename == "StdinNotImplementedError"
+    patient = kernels("--CapsuleKernel.durable_input=True")
+    cell = patient.start("x = input('Go on? ')")
+    questions.answer(kernels.question(patient).id, "yes", file=kernels.file)
+    cell.wait()
+    assert patient.evaluate("x") == "'yes'"
+
+
+def test_an_unknown_question_is_named(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.run("x = 1")
+    kernels.wait_for(kernel, 1, kind="exec")
+    with pytest.raises(PromiseNotFound, match="nothing-like-it"):
+        questions.answer("nothing-like-it", "x", file=kernels.file)
+    refused = command(kernels, "answer", "nothing-like-it", "x")
+    assert refused.returncode == 1
+    assert "nothing-like-it" in refused.stderr
+
+
+def test_a_question_outlives_its_front_and_stays_answerable(kernels: Kernels) -> None:
+    first = kernels()
+    cell = first.start("x = input('Name? ')", allow_stdin=True)
+    first.wait_input_request(cell)
+    question = kernels.question(first)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait_exit()
+    first.process.wait_gone()
+    cell.ignore_outputs()
+    first.close()
+    second = kernels()
+    second.run("y = 1")
+    kernels.wait_for(second, 1, kind="exec", state="rejected")
+    questions.answer(question.id, "kept", file=kernels.file)
+    (promise,) = kernels.promises(kind="input")
+    assert promise.value_data()["text"] == "kept"
+
+
+def test_a_password_from_elsewhere_reaches_the_cell_and_no_disk(kernels: Kernels, tmp_path: Path) -> None:
+    kernel = kernels()
+    cell = kernel.start("import getpass; word = getpass.getpass('Word: ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    assert question.password
+    refused = command(kernels, "answer", question.id, "open-sesame-17")
+    assert refused.returncode == 2
+    answered = command(kernels, "answer", question.id, text="open-sesame-17\n")
+    assert answered.returncode == 0, answered.stderr
+    cell.wait()
+    assert kernel.evaluate("word") == "'open-sesame-17'"
+    kernel.shutdown()
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    kernel.close()
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"open-sesame-17" not in path.read_bytes(), path
+
+
+def test_a_password_of_the_front_end_is_not_recorded(kernels: Kernels, tmp_path: Path) -> None:
+    kernel = kernels()
+    cell = kernel.start("import getpass; word = getpass.getpass('Word: ')", allow_stdin=True)
+    kernel.answer(kernel.wait_input_request(cell), "open-sesame-18")
+    cell.wait()
+    (promise,) = kernels.promises(kind="input")
+    assert promise.value_data() == {"v": 1, "by": "front end", "taken": True}
+    for path in tmp_path.rglob("promises*"):
+        assert path.is_dir() or b"open-sesame-18" not in path.read_bytes(), path
+
+
+def test_a_file_that_cannot_be_used_costs_no_cell(start_kernel: KernelStarter, tmp_path: Path) -> None:
+    place = tmp_path / "folder"
+    place.mkdir()
+    kernel = start_kernel(f"--CapsuleKernel.promises_file={place}")
+    kernel.run("x = 1")
+    cell = kernel.start("y = input()", allow_stdin=True)
+    kernel.answer(kernel.wait_input_request(cell), "still here")
+    cell.wait()
+    assert kernel.evaluate("y") == "'still here'"
