@@ -35,9 +35,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     compile_cache_size: int = 512
     """How many compiled cells a worker keeps; 0 compiles each time."""
 
-    snapshots: int = 0
-    """How many sleeping snapshots of the worker are kept at most, for `%undo` and for crashes; 0 takes none. Not on by
-    default yet: see the README."""
+    snapshots: int = 5
+    """How many sleeping snapshots of the worker are kept at most, for `%undo` and for crashes; 0 takes none."""
+
+    snapshots_cap_mb: int = 0
+    """Megabytes that snapshots may hold beside what the worker has; 0, and at most: a quarter of what the kernel may
+    use. The oldest end first."""
 
     checkpoint_idle_ms: int = 1000
     """Milliseconds of idleness after which a durable checkpoint is taken in the background; 0: only `%checkpoint` does.

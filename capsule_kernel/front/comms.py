@@ -70,6 +70,8 @@ class Comms:
         self._waiting: deque[tuple[Request, CommContent]] = deque()
         self._under_way: dict[int, _UnderWay] = {}
         self._session: Session | None = None
+        # The request that the news of a death belong to, while a snapshot takes over.
+        self._taken_over_for: bytes | None = None
 
     @property
     def current(self) -> int | None:
@@ -132,6 +134,11 @@ class Comms:
     def on_ready(self, session: Session) -> None:
         """A worker serves."""
         self._session = session
+        if self._taken_over_for is not None:
+            parent, self._taken_over_for = self._taken_over_for, None
+            self._close(set(self._open) - set(session.comms), parent)
+            for comm_id, target_name in session.comms.items():
+                self._open.setdefault(comm_id, _Open(target_name=target_name))
         self.send()
 
     def on_publish(self, message: Publish) -> None:
@@ -169,8 +176,8 @@ class Comms:
         if message.exiting:
             self._on_exit()
 
-    def on_death(self, session: Session, death: Death, running: Request | None) -> None:
-        """The worker in use is gone, and with it the other end of each comm.
+    def on_death(self, session: Session, death: Death, running: Request | None, heir: Session | None) -> None:
+        """The worker in use is gone, and with it the other end of each comm that the snapshot `heir` has not.
 
         `running`: the request whose cell ran, to which the news belongs; else it belongs to the message under way.
         """
@@ -181,11 +188,12 @@ class Comms:
         requests = [*([running] if running is not None else []), *(each.request for each in under_way.values())]
         parent = requests[0].parent if requests else b"{}"
         if running is None and requests:
-            text = f"the worker that handled this comm message has died: {death.cause}. Its variables are lost.\n"
+            text = f"the worker that handled this comm message has died: {death.cause}.\n"
             self._iopub.stream("stderr", text, parent=parent)
-        for comm_id in self._open:
-            self._iopub.publish("comm_close", encode_json({"comm_id": comm_id, "data": {}}), parent=parent)
-        self._open.clear()
+        if heir is None:
+            self._close(set(self._open), parent)
+        else:
+            self._taken_over_for = parent
         for each in under_way.values():
             self._iopub.status("idle", parent=each.request.parent)
 
@@ -213,6 +221,11 @@ class Comms:
             session.say(comm)
         else:
             session.hand_over(comm)
+
+    def _close(self, comm_ids: set[str], parent: bytes) -> None:
+        for comm_id in [each for each in self._open if each in comm_ids]:
+            self._iopub.publish("comm_close", encode_json({"comm_id": comm_id, "data": {}}), parent=parent)
+            del self._open[comm_id]
 
     def _note(self, msg_type: str, content: CommContent) -> None:
         if msg_type == "comm_open":

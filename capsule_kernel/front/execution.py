@@ -20,6 +20,7 @@ from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.history import History
 from capsule_kernel.front.inputs import InputCapability
 from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.past import Past, what_is_live
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request, Requests
 from capsule_kernel.sessions.lifecycle import Phase
@@ -29,7 +30,6 @@ from capsule_kernel.wire.jupyter import encode_json
 from capsule_kernel.wire.worker_messages import Ask, Done, Execute, InterruptSeen, Publish, Stream, Tick, Unasked
 
 _log = logging.getLogger(__name__)
-_EXECUTED_KEPT = 1024
 
 
 class ExecuteContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,8 +104,9 @@ class Executions:
         self._on_replace = on_replace
         self._on_retire = on_retire
         self._on_undo = on_undo
-        # Serials of the newest cells whose effects the worker holds, for undo.
-        self._executed: deque[int] = deque(maxlen=_EXECUTED_KEPT)
+        self._past = Past()
+        # What happened between cells: the next one's first output.
+        self._news = ""
         self._checkpoints = checkpoints
         self._is_notice_due = True
         self._engine = engine
@@ -262,8 +263,8 @@ class Executions:
         self._count = message.next_count
         if message.undo:
             self._undo(running, message.undo)
-        elif self._stores(cell.content):
-            self._executed.append(message.serial)
+        else:
+            self._past.note(message.serial, running.count if self._stores(cell.content) else 0)
         self._end(running, message.content, message.status, message.report)
         if self._stores(cell.content) and cell.content.code.strip():
             self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
@@ -276,7 +277,6 @@ class Executions:
             return
         if message.replace_worker:
             self._session = None
-            self._executed.clear()
             self._on_retire("%reset --worker asked for a fresh one")
         self._on_first_done()
         self._next()
@@ -288,34 +288,34 @@ class Executions:
 
     def _undo(self, running: _Running, cells: int) -> None:
         """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
-        undone = list(self._executed)[-cells:]
+        undone = self._past.newest(cells)
         target = self._on_undo(undone) if undone else None
         if target is None:
             text = "%undo: there is no snapshot from before that: nothing was changed\n"
             self._iopub.stream("stderr", text, parent=running.cell.request.parent)
             return
-        while self._executed and self._executed[-1] > target.serial:
-            self._executed.pop()
         self._session = None
         after = f"after cell [{target.count}]" if target.count else "from before the first cell"
         text = f"back to the state {after}\n"
         self._iopub.stream("stdout", text, parent=running.cell.request.parent)
 
     def on_death(self, session: Session, death: Death, heir: Session | None) -> None:
-        """The worker in use is gone: say what happened, where a cell ran as that cell's error.
+        """The worker in use is gone: say what happened, where a cell ran as that cell's error, else with the next one.
 
         `heir` is the snapshot that takes over, None when a worker without state does.
         """
-        if heir is None:
-            self._executed.clear()
+        running = self._running if self._running is not None and self._running.session is session else None
+        live = what_is_live(heir, self._past.go_back(heir), has_cell=running is not None)
         self._inputs.withdraw(session)
-        if self._session is session:
+        was_served = self._session is session
+        if was_served:
             self._session = None
-        running = self._running
-        if running is None or running.session is not session:
+        if running is None:
+            if was_served:
+                self._news += f"the worker has died between cells: {death.cause}. {live}\n"
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
-        evalue = f"the worker that ran this cell has died: {death.cause}. {_what_is_live(heir)}"
+        evalue = f"the worker that ran this cell has died: {death.cause}. {live}"
         if heir is None:
             evalue += self._checkpoints.after_death()
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
@@ -364,6 +364,9 @@ class Executions:
                 encode_json({"code": content.code, "execution_count": self._count}),
                 parent=request.parent,
             )
+        if self._news and not content.silent:
+            self._iopub.stream("stderr", self._news, parent=request.parent)
+            self._news = ""
         if self._is_notice_due and content.allow_stdin and self._stores(content):
             self._is_notice_due = False
             notice = self._checkpoints.notice()
@@ -422,14 +425,6 @@ class Executions:
             return
         self._is_paused = False
         session.resume()
-
-
-def _what_is_live(heir: Session | None) -> str:
-    if heir is None:
-        return "Its variables are lost; the next cell runs in a fresh worker."
-    if heir.count:
-        return f"The state after cell [{heir.count}] is live again; what ran since then is lost."
-    return "The state from before the first cell is live again; what ran since then is lost."
 
 
 def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:

@@ -142,6 +142,7 @@ class Kernel:
             worker_options=self._worker_options,
             spares=settings.spare_workers,
             snapshots=settings.snapshots,
+            snapshots_cap_bytes=settings.snapshots_cap_mb * 1_000_000,
             start_timeout_ms=settings.worker_start_timeout_ms,
             loop=loop,
         )
@@ -297,7 +298,7 @@ class Kernel:
         """See `PoolOwner`."""
         _log.info("%r: %s", session, death.cause)
         self._inspections.on_death()
-        self._comms.on_death(session, death, self._executions.running)
+        self._comms.on_death(session, death, self._executions.running, heir)
         self._executions.on_death(session, death, heir)
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,23 +22,19 @@ class Usage:
         import psutil
 
         ours = psutil.Process(os.getpid())
-        found = {process.pid: process for process in [ours, *ours.children(recursive=True)]}
+        found = _found(ours)
         self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
-        cpu = 0.0
-        memory = 0
-        for process in self._processes.values():
-            try:
-                cpu += process.cpu_percent()
-                memory += _memory_of(process)
-            except psutil.Error:
-                # It has ended meanwhile.
-                continue
+        cpu = sum(_of(process, psutil.Process.cpu_percent) for process in self._processes.values())
+        memory = sum(_of(process, _memory_of) for process in self._processes.values())
+        if _found(ours).keys() != found.keys():
+            # A process came or went: what it shares with others was counted in part only.
+            memory = sum(_of(process, _memory_of) for process in _found(ours).values())
         virtual = psutil.virtual_memory()
         content: dict[str, Any] = {
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
             "kernel_cpu": cpu,
-            "kernel_memory": memory,
+            "kernel_memory": int(memory),
             "cpu_count": psutil.cpu_count(),
             "host_virtual_memory": dict(virtual._asdict()),
         }
@@ -46,6 +43,20 @@ class Usage:
             # It is 0 at the first call, which says nothing (psutil).
             content["host_cpu_percent"] = percent
         return content
+
+
+def _found(ours: psutil.Process) -> dict[int, psutil.Process]:
+    return {process.pid: process for process in [ours, *ours.children(recursive=True)]}
+
+
+def _of(process: psutil.Process, measure: Callable[[psutil.Process], float]) -> float:
+    import psutil
+
+    try:
+        return measure(process)
+    except psutil.Error:
+        # It has ended meanwhile.
+        return 0
 
 
 def _memory_of(process: psutil.Process) -> int:

@@ -18,6 +18,7 @@ from capsule_kernel.errors import WorkerStartError
 from capsule_kernel.sessions.lifecycle import Phase
 from capsule_kernel.sessions.plan import Census, Plan, plan
 from capsule_kernel.sessions.process import SpawnedZygote, signal_group, spawn_zygote
+from capsule_kernel.sessions.ration import Ration
 from capsule_kernel.sessions.ring import Ring
 from capsule_kernel.sessions.session import Death, Interceptor, Session
 from capsule_kernel.sessions.zygote import Zygote
@@ -62,6 +63,7 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         interceptors: list[Interceptor] | None = None,
         snapshots: int = 0,
+        snapshots_cap_bytes: int = 0,
     ) -> None:
         self._owner = owner
         self._zygote_options = zygote_options
@@ -74,6 +76,7 @@ class Pool:
         self._current: Session | None = None
         self._spares: list[Session] = []
         self._ring = Ring(snapshots)
+        self._ration = Ration(self._ring, cap_bytes=snapshots_cap_bytes, current=lambda: self._current, loop=loop)
         self._wanted_heir: Session | None = None
         self._is_heir_unwanted = False
         self._count = 0
@@ -149,6 +152,7 @@ class Pool:
     async def close(self, *, grace_ms: int) -> None:
         """End everything: the worker in use runs its exit handlers within `grace_ms`, then all are killed."""
         self._is_closing = True
+        self._ration.close()
         session = self._current
         if session is not None and session.phase is not Phase.DEAD:
             if session.was_started:
@@ -228,6 +232,7 @@ class Pool:
         if sleeper.adopt(self._zygote, born, links):
             for dropped in self._ring.add(sleeper):
                 dropped.kill("a newer snapshot took its place")
+            self._ration.note_birth()
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
         """See `SessionOwner`."""

@@ -112,6 +112,8 @@ class Session:
         # As a snapshot: the newest cell whose effects it holds, by its number and by its request.
         self.count = 0
         self.serial = 0
+        self.comms: dict[str, str] = {}
+        """The comms that a snapshot has open when it wakes, and their targets."""
         self._owner = owner
         self._interceptors = interceptors
         self._loop = loop
@@ -334,7 +336,8 @@ class Session:
         if self._interceptors:
             self._observe("in", message)
         match message:
-            case Ready():
+            case Ready(comms=comms):
+                self.comms = comms
                 self.phase = advance(self.phase, Event.READY)
                 self.was_started = True
                 if self.phase is Phase.IDLE:

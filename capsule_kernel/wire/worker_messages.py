@@ -133,6 +133,8 @@ class Ready(_Message, frozen=True, kw_only=True, tag=1):
 
     pid: int
     version: int
+    comms: dict[str, str] = {}
+    """The comms that are open already, with their targets: this was a snapshot."""
 
 
 class Stream(_Message, frozen=True, kw_only=True, tag=2):

@@ -192,6 +192,26 @@ class CommDelivery:
                 return
             self.handle(message)
 
+    def open_comms(self) -> dict[str, str]:
+        """Return the open comms and their targets."""
+        comms = _manager[0].comms if _manager else {}
+        return {str(comm_id): str(each.target_name) for comm_id, each in comms.items()}
+
+    def show_again(self) -> None:
+        """This process was a snapshot: tell the other ends what is so here, perhaps no longer there."""
+        if not _manager:
+            return
+        for each in list(_manager[0].comms.values()):
+            if getattr(each, "_is_handled_while_blocked", False):
+                self._channel.send(HandleWhileBlocked(comm_id=each.comm_id, wanted=True))
+        widgets = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", {})
+        for widget in list(widgets.values()):
+            if getattr(widget, "comm", None) is not None:
+                try:
+                    widget.send_state()
+                except Exception as exc:  # noqa: BLE001 - getters of user code's widgets: shown, as a handler's error is
+                    self._shell.showtraceback((type(exc), exc, of_user(exc.__traceback__)), tb_offset=0)
+
     def handle(self, message: Comm) -> None:
         """Run the handler of `message` to its end, and report it; what the handler raises is shown."""
         parent, content = message.parent, message.content

@@ -26,6 +26,8 @@ IDLE_S = 0.005
 
 _COSTS_BETWEEN = 50
 _FIRST_COST_S = 0.004
+_OOM_SCORE = "/proc/self/oom_score_adj"
+_OOM_SCORE_MAX = "1000"
 
 
 class Links(NamedTuple):
@@ -128,6 +130,7 @@ class Lineage:
     ) -> None:
         """Announce this snapshot and sleep until the front needs it; does not return if it does not."""
         os.setpgid(0, 0)
+        score = _be_first_to_go()
         # The worker's links are its own: here the same descriptors become this process's.
         os.dup2(own_main.fileno(), self._links.main.fileno(), inheritable=False)
         os.dup2(own_side.fileno(), self._links.side.fileno(), inheritable=False)
@@ -140,6 +143,7 @@ class Lineage:
         for sock in (main, side, own_main, own_side):
             sock.close()
         self._wait_for_wake()
+        _set_oom_score(score)
         self._is_due = True
         self._helper = 0
 
@@ -158,6 +162,24 @@ class Lineage:
                 os._exit(0)
             if any(isinstance(decode_to_worker(payload), Wake) for payload in decoder.feed(data)):
                 return
+
+
+def _be_first_to_go() -> str:
+    """Have the system end this process before any other when memory runs out; return its score until now."""
+    try:
+        with open(_OOM_SCORE, encoding="ascii") as file:
+            before = file.read().strip()
+    except OSError:
+        return ""
+    _set_oom_score(_OOM_SCORE_MAX)
+    return before
+
+
+def _set_oom_score(score: str) -> None:
+    # Raising it is always allowed, and so is to lower it to where it was (proc(5)); without /proc it stays.
+    if score:
+        with contextlib.suppress(OSError), open(_OOM_SCORE, "w", encoding="ascii") as file:
+            file.write(score)
 
 
 def renew_loop(loop: Any) -> None:

@@ -354,7 +354,8 @@ class Worker:
             stream.renew(self._reader.wake_for_output)
         snapshots.revive_pools()
         self._reader.start()
-        self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
+        self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION, comms=self._comms.open_comms()))
+        self._coordinator.ensure_event_loop().call_soon(self._comms.show_again)
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_crash_gives_back_the_state_before_the_cell(kernel_with_snapshots: Cli
     )
     cell = kernel.execute(CRASHES[how])
     assert cell.ename == "WorkerDied"
-    assert "state after cell [1] is live again" in cell.error["evalue"]
+    assert "The state after cell [1] is live again; what this cell changed is lost." in cell.error["evalue"]
     assert kernel.evaluate("kept is also, kept, next(numbers)") == "(True, [1], 1)"
 
 
@@ -146,3 +147,92 @@ def test_nothing_is_left_of_snapshots_when_the_front_is_killed(kernel_with_snaps
         run_and_wait_for_snapshot(kernel, f"value = {number}")
     os.kill(kernel.process.pid, signal.SIGKILL)
     kernel.process.wait_exit()
+
+
+def test_the_oldest_ends_when_snapshots_hold_more_than_they_may(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--debug", "--CapsuleKernel.snapshots=4", "--CapsuleKernel.snapshots_cap_mb=60")
+    run_and_wait_for_snapshot(kernel, "data = bytearray(b'a') * (100 << 20)")
+    run_and_wait_for_snapshot(kernel, "value = 1; data[:] = b'b' * len(data)")
+    wait_for(kernel, "ends for its memory", 1)
+    assert "nothing was changed" in kernel.run("%undo").stderr
+    kernel.execute(CRASHES["SIGKILL"]).claim("error")
+    assert kernel.evaluate("value, data[-1:]") == "(1, bytearray(b'b'))"
+
+
+def test_snapshots_are_the_first_to_go_when_the_machine_has_no_memory(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "score = open('/proc/self/oom_score_adj').read()")
+
+    scores = {pid: Path(f"/proc/{pid}/oom_score_adj").read_text().strip() for pid in kernel.process.processes()}
+    assert [score for score in scores.values() if score == "1000"], scores
+    kernel.execute(CRASHES["SIGKILL"]).claim("error")
+    assert kernel.evaluate("open('/proc/self/oom_score_adj').read() == score") == "True"
+
+
+BURST = "import threading; stand_in_the_way = threading.Event(); threading.Thread(target=stand_in_the_way.wait).start()"
+
+
+def test_the_error_names_the_signal_the_state_and_the_cells_since(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "value = 1")
+    run_and_wait_for_snapshot(kernel, BURST, sign=REFUSED)
+    kernel.run("value = 3")
+    kernel.run("value = 4", silent=True)
+    cell = kernel.execute(CRASHES["segfault"])
+    evalue = cell.error["evalue"]
+    assert "SIGSEGV" in evalue
+    assert "The state after cell [1] is live again; cells [2], [3] and one without a number had run since" in evalue
+    assert "string_at" in cell.traceback
+    assert kernel.evaluate("value") == "1"
+    # The numbers of cells go on, and the lost ones are not undone a second time.
+    assert kernel.run("value = 5").content["execution_count"] == 5
+
+
+def test_a_death_between_cells_is_told_with_the_next_one(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import os; value = 1")
+    pid = int(kernel.evaluate("os.getpid()"))
+    os.kill(pid, signal.SIGKILL)
+    wait_for(kernel, "SIGKILL", 1)
+    cell = kernel.run("print(value)")
+    assert cell.stdout == "1\n"
+    assert "died between cells: it was ended by SIGKILL (Killed). The state after cell [1] is live again" in cell.stderr
+    assert kernel.run("print(value)").stdout == "1\n"
+
+
+def test_comms_of_the_snapshot_live_on_and_others_are_closed(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    make = "import comm; {0} = comm.create_comm(target_name='t', comm_id='{0}')"
+    for name in ("kept", "shut"):
+        run_and_wait_for_snapshot(kernel, make.format(name))
+    got = "kept.on_msg(lambda msg: kept.send({'back': msg['content']['data']}))"
+    run_and_wait_for_snapshot(kernel, got)
+    for cell in kernel.exchanges.values():
+        cell.claim("comm_open")
+    run_and_wait_for_snapshot(kernel, BURST, sign=REFUSED)
+    kernel.run("shut.close()").claim("comm_close")
+    kernel.run(make.format("late")).claim("comm_open")
+    died = kernel.execute(CRASHES["SIGKILL"])
+    died.claim("error")
+    assert kernel.evaluate("sorted(comm.get_comm_manager().comms)") == "['kept', 'shut']"
+    closed = [message for message in [*died.iopub, *died.late] if message.msg_type == "comm_close"]
+    died.claimed.update(map(id, closed))
+    assert [message.content["comm_id"] for message in closed] == ["late"]
+    assert kernel.ask("comm_info_request")["comms"] == {"kept": {"target_name": "t"}, "shut": {"target_name": "t"}}
+    message = kernel.request("comm_msg", {"comm_id": "kept", "data": 7}, expects_reply=False).wait()
+    assert [m.content["data"] for m in message.claim("comm_msg")] == [{"back": 7}]
+
+
+def test_widgets_live_on_and_show_what_the_snapshot_has(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "import ipywidgets; slider = ipywidgets.IntSlider(3)")
+    for cell in kernel.exchanges.values():
+        cell.claim()
+    run_and_wait_for_snapshot(kernel, BURST, sign=REFUSED)
+    kernel.run("slider.value = 8").claim("comm_msg")
+    kernel.execute(CRASHES["os._exit"]).claim("error")
+    assert kernel.evaluate("slider.value") == "3"
+    told = [message for cell in kernel.exchanges.values() for message in cell.late if message.msg_type == "comm_msg"]
+    for cell in kernel.exchanges.values():
+        cell.claimed.update(map(id, told))
+    assert 3 in [message.content["data"]["state"].get("value") for message in told]

@@ -92,7 +92,8 @@ def test_a_worker_killed_from_outside_is_replaced(number: signal.Signals, kernel
     assert not is_running(pid)
 
 
-def test_a_worker_killed_while_idle_is_replaced_and_the_user_is_told(kernel: Client) -> None:
+def test_a_worker_killed_while_idle_is_replaced_and_the_user_is_told(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.snapshots=0")
     kernel.run("import os\nlost = 1")
     pid = int(kernel.evaluate("os.getpid()"))
     os.kill(pid, signal.SIGKILL)
