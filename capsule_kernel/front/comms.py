@@ -176,19 +176,22 @@ class Comms:
         if message.exiting:
             self._on_exit()
 
-    def on_death(self, session: Session, death: Death, running: Request | None, heir: Session | None) -> None:
+    def on_death(
+        self, session: Session, death: Death, running: Request | None, heir: Session | None, live: str
+    ) -> bool:
         """The worker in use is gone, and with it the other end of each comm that the snapshot `heir` has not.
 
         `running`: the request whose cell ran, to which the news belongs; else it belongs to the message under way.
+        `live`: what state the next cell finds. Return whether that was said here.
         """
         if self._session is not session:
-            return
+            return False
         self._session = None
         under_way, self._under_way = self._under_way, {}
         requests = [*([running] if running is not None else []), *(each.request for each in under_way.values())]
         parent = requests[0].parent if requests else b"{}"
         if running is None and requests:
-            text = f"the worker that handled this comm message has died: {death.cause}.\n"
+            text = f"the worker that handled this comm message has died: {death.cause}. {live}\n"
             self._iopub.stream("stderr", text, parent=parent)
         if heir is None:
             self._close(set(self._open), parent)
@@ -196,6 +199,7 @@ class Comms:
             self._taken_over_for = parent
         for each in under_way.values():
             self._iopub.status("idle", parent=each.request.parent)
+        return running is None and bool(requests)
 
     def abandon(self) -> None:
         """End the brackets of the messages that no worker has got: none is coming."""

@@ -299,19 +299,26 @@ class Executions:
         text = f"back to the state {after}\n"
         self._iopub.stream("stdout", text, parent=running.cell.request.parent)
 
-    def on_death(self, session: Session, death: Death, heir: Session | None) -> None:
-        """The worker in use is gone: say what happened, where a cell ran as that cell's error, else with the next one.
+    def go_back(self, session: Session, heir: Session | None) -> str:
+        """`session`, the worker in use, is gone: note that, and return what the next cell finds.
 
         `heir` is the snapshot that takes over, None when a worker without state does.
         """
-        running = self._running if self._running is not None and self._running.session is session else None
-        live = what_is_live(heir, self._past.go_back(heir), has_cell=running is not None)
+        has_cell = self._running is not None and self._running.session is session
+        return what_is_live(heir, self._past.go_back(heir), has_cell=has_cell)
+
+    def on_death(self, session: Session, death: Death, heir: Session | None, live: str, *, is_told: bool) -> None:
+        """The worker in use is gone: say what happened, where a cell ran as that cell's error, else with the next one.
+
+        `live` is what `go_back` returned; `is_told`: a comm message was under way, and it was said there.
+        """
         self._inputs.withdraw(session)
         was_served = self._session is session
         if was_served:
             self._session = None
-        if running is None:
-            if was_served:
+        running = self._running
+        if running is None or running.session is not session:
+            if was_served and not is_told:
                 self._news += f"the worker has died between cells: {death.cause}. {live}\n"
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)

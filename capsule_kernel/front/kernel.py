@@ -298,8 +298,9 @@ class Kernel:
         """See `PoolOwner`."""
         _log.info("%r: %s", session, death.cause)
         self._inspections.on_death()
-        self._comms.on_death(session, death, self._executions.running, heir)
-        self._executions.on_death(session, death, heir)
+        live = self._executions.go_back(session, heir)
+        is_told = self._comms.on_death(session, death, self._executions.running, heir, live)
+        self._executions.on_death(session, death, heir, live, is_told=is_told)
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
         """See `PoolOwner`."""
