@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .exchange import Exchange
     from .starter import KernelStarter
 
+NO_SNAPSHOTS = "--CapsuleKernel.snapshots=0"
+"""For a death after which comms are closed: those of a snapshot would live on (`test_snapshots`)."""
 LISTEN = (
     "from comm import get_comm_manager\n"
     "got = []\n"
@@ -544,7 +546,8 @@ def test_an_interrupt_ends_a_handler_that_keeps_a_cell_from_going_on(kernel: Cli
 
 
 @only_capsule("other kernels die with their worker")
-def test_a_handler_that_ends_the_worker_ends_its_comms_and_not_the_kernel(kernel: Client) -> None:
+def test_a_handler_that_ends_the_worker_ends_its_comms_and_not_the_kernel(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel(NO_SNAPSHOTS)
     kernel.run(LISTEN)
     open_comm(kernel, "other").wait()
     handle_with(kernel, "import os\nos._exit(3)")
@@ -565,7 +568,8 @@ def test_a_handler_that_ends_the_worker_ends_its_comms_and_not_the_kernel(kernel
 
 
 @only_capsule("other kernels die with their worker")
-def test_a_cell_that_ends_the_worker_closes_its_comms(gate: Gate, kernel: Client) -> None:
+def test_a_cell_that_ends_the_worker_closes_its_comms(gate: Gate, start_kernel: KernelStarter) -> None:
+    kernel = start_kernel(NO_SNAPSHOTS)
     kernel.run(LISTEN)
     open_comm(kernel).wait()
     cell = kernel.start(f"import os\nprint('blocks', flush=True)\n{gate.code}\nos._exit(1)")
