@@ -46,6 +46,21 @@ class ProtocolError(CapsuleError):
         return f"broken link: {self.reason}"
 
 
+class DebuggerGone(CapsuleError):
+    """The debugger in a worker ended before it had answered: the worker has died, or the debugger was stopped.
+
+    Attributes:
+        command: what it was asked.
+    """
+
+    def __init__(self, command: str) -> None:
+        super().__init__(command)
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"the debugger has ended before it answered {self.command!r}"
+
+
 class MessageRejected(CapsuleError):
     """A front end's message cannot be accepted; it is dropped, and the kernel goes on.
 

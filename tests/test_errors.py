@@ -13,6 +13,7 @@ from capsule_kernel.errors import (
     ChunksMissing,
     ConfigurationError,
     ConnectionFileError,
+    DebuggerGone,
     IllegalTransition,
     InvalidPromiseId,
     KernelSpecError,
@@ -43,6 +44,7 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
         ["--CapsuleKernel.x=no: expected a number"],
     ),
     (ProtocolError("a frame of 9 bytes; the limit is 5"), ["broken link", "9 bytes", "limit is 5"]),
+    (DebuggerGone("stackTrace"), ["the debugger has ended", "stackTrace"]),
     (MessageRejected("signature does not match"), ["message dropped", "signature does not match"]),
     (ConnectionFileError("/run/k.json", "there is no such file"), ["connection file /run/k.json", "no such file"]),
     (

@@ -10,7 +10,8 @@ import signal
 import socket
 import sys
 import tempfile
-from typing import Any, assert_never
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
@@ -41,6 +42,7 @@ from capsule_kernel.wire.worker_messages import (
     Answer,
     Ask,
     CommHandled,
+    Debuggable,
     Done,
     FromWorker,
     HandleWhileBlocked,
@@ -56,6 +58,9 @@ from capsule_kernel.wire.worker_messages import (
     WorkerOptions,
     ZygoteOptions,
 )
+
+if TYPE_CHECKING:
+    from capsule_kernel.front.debugger import Debugger
 
 _log = logging.getLogger(__name__)
 _IS_COMPLETE_DEADLINE_S = 2.0
@@ -96,10 +101,13 @@ class Kernel:
         self._connection_file = connection_file
         self._wire = wire
         self._loop = loop
+        # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
+        self._cell_prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._is_stopping = False
-        self._history_tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._usage = Usage()
+        self._debugger: Debugger | None = None
         self._sockets = Sockets(loop)
         self._requests = Requests()
         self._iopub = IOPub(
@@ -193,6 +201,7 @@ class Kernel:
                 "inspect_request": self._inspections.inspect,
                 "is_complete_request": self._is_complete,
                 "history_request": self._answer_history,
+                "debug_request": self._debug,
             },
             loop=loop,
         )
@@ -230,6 +239,8 @@ class Kernel:
             group.create_task(self._close_history())
             group.create_task(self._bridge.stop())
         self._checkpoints.close(_CHECKPOINT_GRACE_S)
+        if self._debugger is not None:
+            self._debugger.close()
         self._sockets.close()
         return status
 
@@ -250,7 +261,11 @@ class Kernel:
         """See `PoolOwner`."""
         self._inspections.on_ready(session)
         self._comms.on_ready(session)
-        self._executions.on_ready(session)
+        if self._debugger is None:
+            self._executions.on_ready(session)
+        else:
+            # Cells wait for their breakpoints.
+            self._run(self._ready_for_debugging(self._debugger, session))
 
     def on_worker_message(self, session: Session, message: FromWorker) -> None:
         """See `PoolOwner`."""
@@ -277,13 +292,12 @@ class Kernel:
             case HandleWhileBlocked():
                 self._comms.on_handle_while_blocked(message)
             case Answer():
-                self._inspections.on_answer(message)
+                if self._debugger is None or not self._debugger.on_answer(message):
+                    self._inspections.on_answer(message)
             case Taken():
                 self._inspections.on_taken(message)
             case HistoryQuery(ask=ask, arguments=arguments):
-                task = self._loop.create_task(self._answer_worker(session, ask, arguments))
-                self._history_tasks.add(task)
-                task.add_done_callback(self._history_tasks.discard)
+                self._run(self._answer_worker(session, ask, arguments))
             case Ready():
                 return
             case _:
@@ -298,6 +312,8 @@ class Kernel:
         """See `PoolOwner`."""
         _log.info("%r: %s", session, death.cause)
         self._inspections.on_death()
+        if self._debugger is not None:
+            self._debugger.on_death()
         live = self._executions.go_back(session, heir)
         is_told = self._comms.on_death(session, death, self._executions.running, heir, live)
         self._executions.on_death(session, death, heir, live, is_told=is_told)
@@ -305,6 +321,13 @@ class Kernel:
     def on_errand(self, session: Session, sock: socket.socket) -> None:
         """See `PoolOwner`."""
         self._checkpoints.serve(sock)
+
+    def on_debuggable(self, session: Session, message: Debuggable, sock: socket.socket | None) -> None:
+        """See `PoolOwner`."""
+        if self._debugger is not None:
+            self._debugger.on_debuggable(message, sock)
+        elif sock is not None:
+            sock.close()
 
     def on_no_worker(self, reason: str) -> None:
         """See `PoolOwner`."""
@@ -340,8 +363,8 @@ class Kernel:
             },
             "banner": f"Python {sys.version}\nCapsule {__version__}\n",
             "help_links": _HELP_LINKS,
-            "debugger": False,
-            "supported_features": [],
+            "debugger": True,
+            "supported_features": ["debugger"],
         }
 
     def _connect(self, request: Request) -> dict[str, Any]:
@@ -398,6 +421,29 @@ class Kernel:
         arguments = msgspec.json.decode(request.message.raw_content, type=dict[str, Any])
         return {"status": "ok", "history": await self._history.query(arguments)}
 
+    async def _debug(self, request: Request) -> dict[str, Any]:
+        if self._debugger is None:
+            from capsule_kernel.front.debugger import Debugger
+
+            self._debugger = Debugger(
+                iopub=self._iopub,
+                session=lambda: self._pool.serving,
+                running=lambda: self._executions.running,
+                folder=self._cell_prefix,
+                loop=self._loop,
+            )
+        return await self._debugger.handle(request)
+
+    async def _ready_for_debugging(self, debugger: Debugger, session: Session) -> None:
+        await debugger.on_ready()
+        if session is self._pool.serving:
+            self._executions.on_ready(session)
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def _answer_worker(self, session: Session, ask: int, arguments: dict[str, Any]) -> None:
         session.say(HistoryAnswer(ask=ask, rows=list(await self._history.query(arguments))))
 
@@ -405,10 +451,8 @@ class Kernel:
 
     def _worker_options(self) -> WorkerOptions:
         settings = self._settings
-        # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
-        prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")
         return WorkerOptions(
-            cell_prefix=prefix,
+            cell_prefix=self._cell_prefix,
             executor_factory=settings.executor_factory,
             compile_cache_size=settings.compile_cache_size,
             stream_interval_ms=settings.stream_interval_ms,

@@ -22,7 +22,15 @@ from capsule_kernel.sessions.ration import Ration
 from capsule_kernel.sessions.ring import Ring
 from capsule_kernel.sessions.session import Death, Interceptor, Session
 from capsule_kernel.sessions.zygote import Zygote
-from capsule_kernel.wire.worker_messages import Born, Completeness, FromWorker, Stream, WorkerOptions, ZygoteOptions
+from capsule_kernel.wire.worker_messages import (
+    Born,
+    Completeness,
+    Debuggable,
+    FromWorker,
+    Stream,
+    WorkerOptions,
+    ZygoteOptions,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +52,9 @@ class PoolOwner(Protocol):
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
         """Take a socket on which the worker in use has a request to the keeper of checkpoints."""
+
+    def on_debuggable(self, session: Session, message: Debuggable, sock: socket.socket | None) -> None:
+        """Take the socket of the debugger in the worker in use, or the reason why there is none."""
 
     def on_no_worker(self, reason: str) -> None:
         """Note that no worker can be started."""
@@ -91,6 +102,12 @@ class Pool:
         ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
         phase = self._current.phase.value if self._current else "none"
         return f"<Pool current {phase}, {ready} idle, {len(self._spares) - ready} starting>"
+
+    @property
+    def serving(self) -> Session | None:
+        """The session in use, None while it cannot be asked anything."""
+        session = self._current
+        return session if session is not None and session.phase in (Phase.IDLE, Phase.BUSY) else None
 
     def start(self, spawned: SpawnedZygote) -> None:
         """Begin with a zygote that has been started already, and have the first worker forked."""
@@ -240,6 +257,14 @@ class Pool:
             sock.close()
             return
         self._owner.on_errand(session, sock)
+
+    def on_debuggable(self, session: Session, message: Debuggable, sock: socket.socket | None) -> None:
+        """See `SessionOwner`."""
+        if self._is_closing or session is not self._current:
+            if sock is not None:
+                sock.close()
+            return
+        self._owner.on_debuggable(session, message, sock)
 
     def _take_heir(self) -> Session | None:
         """Return the snapshot that takes over, and drop those that it leaves behind."""

@@ -30,6 +30,7 @@ from capsule_kernel.wire.worker_messages import (
     INTERRUPT_SIGNAL,
     Born,
     Comm,
+    Debuggable,
     Done,
     Errand,
     Execute,
@@ -50,7 +51,7 @@ from capsule_kernel.wire.worker_messages import (
 _STATUS_DEADLINE_S = 0.5
 _FAULT_BYTES = 1 << 16
 _LINK_BUFFER_BYTES = 1 << 20
-_BIRTH_BYTES = 4096
+_BIRTH_BYTES = 1 << 17
 _BIRTH_DESCRIPTORS = 2
 
 
@@ -85,6 +86,9 @@ class SessionOwner(Protocol):
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
         """Take a socket on which the worker, or a child of it, has a request to the keeper of checkpoints."""
+
+    def on_debuggable(self, session: Session, message: Debuggable, sock: socket.socket | None) -> None:
+        """Take the debugger's socket, or the reason why there is none."""
 
     def on_death(self, session: Session, death: Death) -> None:
         """Note that the worker is gone; nothing follows."""
@@ -417,6 +421,8 @@ class Session:
                     self._owner.on_birth(self, born, (main, side))
                 case Errand(), [sock]:
                     self._owner.on_errand(self, sock)
+                case Debuggable() as debuggable, ([] | [_]):
+                    self._owner.on_debuggable(self, debuggable, sockets[0] if sockets else None)
                 case _:
                     for sock in sockets:
                         sock.close()

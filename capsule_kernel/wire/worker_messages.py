@@ -123,7 +123,24 @@ class Interrupt(_Message, frozen=True, kw_only=True, tag=6):
     number: int
 
 
-ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt | Comm
+class Debug(_Message, frozen=True, kw_only=True, tag=8):
+    """Start the debugger, for which `Debuggable` is the answer, or (`wanted` false) stop it."""
+
+    wanted: bool
+
+
+class DebugQuestion(_Message, frozen=True, kw_only=True, tag=9):
+    """A debugger's request that needs no debugger, such as for variables while nothing is stopped (`debug_request`).
+
+    `Answer` has the body of the response.
+    """
+
+    serial: int
+    command: str
+    arguments: dict[str, Any]
+
+
+ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt | Comm | Debug | DebugQuestion
 
 # --- worker to front, either link -----------------------------------------------------------------------------------
 
@@ -183,7 +200,7 @@ class Done(_Message, frozen=True, kw_only=True, tag=4):
 
 
 class Answer(_Message, frozen=True, kw_only=True, tag=5):
-    """Reply content for `Complete` and `Inspect`, as JSON."""
+    """Reply content for `Complete` and `Inspect`, as JSON; the body of a response for `DebugQuestion`."""
 
     serial: int
     content: bytes
@@ -259,7 +276,16 @@ class Errand(_Message, frozen=True, kw_only=True, tag=2):
     """Somebody has a request to the keeper of checkpoints; comes with a socket, on the descriptor for births."""
 
 
-Birth = Born | Errand
+class Debuggable(_Message, frozen=True, kw_only=True, tag=3):
+    """The debugger runs; comes with a socket that speaks its protocol, on the descriptor for births."""
+
+    rules: list[str] = []
+    """Patterns of files that are not the user's."""
+    error: str = ""
+    """Why it does not run, else empty."""
+
+
+Birth = Born | Errand | Debuggable
 
 FromWorker = (
     Ready

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import signal
 import sys
 import threading
@@ -36,6 +37,16 @@ class ExecutionCancelled(BaseException):
     """
 
 
+class Stopped(enum.Enum):
+    """What the debugger does with the frame in which an interrupt was noticed."""
+
+    NO = "no"
+    WAITS = "waits"
+    """It waited for the user at a breakpoint, which was told to go on."""
+    WORKS = "works"
+    """Its own code runs, which must not be torn apart."""
+
+
 class ExecutionCancellation:
     """What is running, and how to interrupt it."""
 
@@ -55,6 +66,7 @@ class ExecutionCancellation:
         self._unraisable_hook = sys.unraisablehook
         self.interrupts_task = False
         self.is_cell = False
+        self.stopped: Callable[[FrameType | None], Stopped] | None = None
         self._is_forced = False
         # The signal under way was sent by this process for a reason of its own.
         self._is_ours = False
@@ -189,6 +201,12 @@ class ExecutionCancellation:
         if not self._serial:
             return
         self._tell()
+        if self.stopped is not None and (stopped := self.stopped(frame)) is not Stopped.NO:
+            if stopped is Stopped.WAITS:
+                # At a breakpoint: for the user's code it strikes there.
+                raise KeyboardInterrupt
+            self._later(_ELSEWHERE_S, self._repeat)
+            return
         if self._task is not None and self._loop is not None and self._loop.is_running():
             current = asyncio.current_task(self._loop)
             if _is_in_loop(frame) or (current is not self._task and not self._is_forced):
@@ -215,6 +233,8 @@ class ExecutionCancellation:
     def _later(self, wait_s: float, function: Callable[[int], None]) -> None:
         timer = threading.Timer(wait_s, function, (self._serial,))
         timer.daemon = True
+        # The debugger must not stop it.
+        timer.__dict__["is_pydev_daemon_thread"] = True
         timer.start()
 
     def _repeat(self, serial: int) -> None:

@@ -20,6 +20,8 @@ from capsule_kernel.wire.worker_messages import (
     Answer,
     Comm,
     Complete,
+    Debug,
+    DebugQuestion,
     HistoryAnswer,
     InputReply,
     Inspect,
@@ -32,6 +34,7 @@ from capsule_kernel.wire.worker_messages import (
 from capsule_kernel.worker import inspection, output, parents
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
+from capsule_kernel.worker.debugging import Debugging, hide_thread
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions
 from capsule_kernel.worker.mimejson import encode_content
@@ -54,6 +57,7 @@ class Reader:
         questions: Questions,
         cancellation: ExecutionCancellation,
         comms: CommDelivery,
+        debugging: Debugging,
         interval_ms: int,
     ) -> None:
         self._sock = sock
@@ -62,6 +66,7 @@ class Reader:
         self._questions = questions
         self._cancellation = cancellation
         self._comms = comms
+        self._debugging = debugging
         self._interval_ms = interval_ms
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_publishing = False
@@ -91,6 +96,7 @@ class Reader:
     def start(self) -> None:
         """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="capsule-reader", daemon=True)
+        hide_thread(self._thread)
         self._thread.start()
 
     def wake_for_output(self) -> None:
@@ -160,6 +166,13 @@ class Reader:
                 self._cancellation.ask(serial, number)
             case Comm():
                 self._comms.offer(message)
+            case Debug(wanted=wanted):
+                if wanted:
+                    self._debugging.start()
+                else:
+                    self._debugging.stop()
+            case DebugQuestion(serial=serial):
+                self._channel.send(Answer(serial=serial, content=encode_content(self._answer(message))))
             case Tick(serial=serial):
                 self._ticked = serial
                 if self._cancellation.serial == serial:
@@ -168,9 +181,11 @@ class Reader:
             case _:
                 assert_never(message)
 
-    def _answer(self, message: Complete | Inspect) -> dict[str, object]:
+    def _answer(self, message: Complete | Inspect | DebugQuestion) -> dict[str, object]:
         try:
             with self._output_for(message.serial):
+                if isinstance(message, DebugQuestion):
+                    return self._debugging.answer(message.command, message.arguments)
                 if isinstance(message, Complete):
                     return inspection.complete(self._shell, message.code, message.cursor_pos)
                 return inspection.inspect(

@@ -44,6 +44,7 @@ from capsule_kernel.worker.app import IPKernelApp
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.checkpoints import Checkpoints
 from capsule_kernel.worker.comms import CommDelivery
+from capsule_kernel.worker.debugging import Debugging
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.lineage import Lineage, Links, renew_loop
@@ -115,6 +116,7 @@ class Worker:
         )
         self._newest: tuple[int, int] = (0, 0)
         self._streams = (output.STDOUT, output.STDERR)
+        self._debugging = Debugging(shell=self._shell, births=births, folder=options.cell_prefix)
         self._reader = Reader(
             side,
             channel=self._side_channel,
@@ -122,6 +124,7 @@ class Worker:
             questions=self._questions,
             cancellation=self._cancellation,
             comms=self._comms,
+            debugging=self._debugging,
             interval_ms=options.stream_interval_ms,
         )
         self.kernel = WorkerKernel(
@@ -183,6 +186,7 @@ class Worker:
     def _set_up(self) -> None:
         faulthandler.enable(self._fault, all_threads=True)
         self._cancellation.install(self._on_interrupt_seen)
+        self._cancellation.stopped = self._debugging.interrupted
         self._main.setblocking(True)
         self._coordinator.on_new_loop(self._listen)
         self._coordinator.ensure_event_loop()
@@ -350,6 +354,7 @@ class Worker:
         self._channel.renew()
         self._side_channel.renew()
         self._reader.renew()
+        self._debugging.renew()
         for stream in self._streams:
             stream.renew(self._reader.wake_for_output)
         snapshots.revive_pools()

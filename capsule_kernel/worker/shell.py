@@ -76,6 +76,8 @@ class ZMQInteractiveShell(InteractiveShell):
     readline_use = CBool(False)
     autoindent = CBool(False)
     keepkernel_on_exit: bool | None = None
+    own_modules: frozenset[str] = frozenset()
+    """Names of the modules that the kernel itself has loaded: the debugger steps over their code."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.outlet = Outlet()

@@ -24,6 +24,7 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     app = IPKernelApp()
     app.configure(options.ipython_args)
     comms.install(app.shell)
+    app.shell.own_modules = frozenset(sys.modules)
     failures: list[str] = []
     for name in options.preload:
         try:

@@ -51,8 +51,8 @@ def test_one_protocol_version_is_told_everywhere(shared_kernel: Client) -> None:
 def test_only_what_works_is_advertised(shared_kernel: Client) -> None:
     info = shared_kernel.ask("kernel_info_request")
     assert info["implementation"] == "capsule"
-    assert not info.get("debugger", False)
-    assert info.get("supported_features", []) == []
+    assert info["debugger"] is True
+    assert info["supported_features"] == ["debugger"]
 
 
 def test_heartbeat_echoes(shared_kernel: Client) -> None:
