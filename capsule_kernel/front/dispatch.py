@@ -84,15 +84,16 @@ class Dispatch:
                     self._reply_invalid(request, exc)
         elif (slow_handler := self._slow_handlers.get(msg_type)) is not None:
             self._iopub.status("busy", parent=request.parent)
-            task = self._loop.create_task(self._handle_slowly(request, slow_handler))
+            # Called at once: it may have something to settle before the next message is looked at.
+            task = self._loop.create_task(self._handle_slowly(request, slow_handler(request)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
             _log.warning("a message of unknown type %r was dropped", msg_type)
 
-    async def _handle_slowly(self, request: Request, handler: SlowHandler) -> None:
+    async def _handle_slowly(self, request: Request, content: Awaitable[Content]) -> None:
         try:
-            self._reply(request, await handler(request))
+            self._reply(request, await content)
         except _INVALID as exc:
             self._reply_invalid(request, exc)
         finally:

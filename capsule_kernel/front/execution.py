@@ -117,6 +117,7 @@ class Executions:
         self._newest_serial = 0
         self._is_paused = False
         self._releases: dict[str, asyncio.TimerHandle] = {}
+        self._holds: set[object] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -171,6 +172,23 @@ class Executions:
             running.session.pass_on_sigint()
         else:
             running.session.interrupt(running.cell.request.serial)
+
+    def hold_back(self, at_most_s: float) -> Callable[[], None]:
+        """Start no cell until the returned function is called, or that time is over.
+
+        So what was asked before a cell is answered before it where the answer takes a moment, as on ipykernel. A cell
+        that runs goes on.
+        """
+        hold = object()
+        self._holds.add(hold)
+
+        def let_go() -> None:
+            timer.cancel()
+            self._holds.discard(hold)
+            self._next()
+
+        timer = self._loop.call_later(at_most_s, let_go)
+        return let_go
 
     def abort_queued(self) -> None:
         """Answer every queued execute_request with `aborted`."""
@@ -343,6 +361,8 @@ class Executions:
     def _next(self) -> None:
         session = self._session
         if self._running is not None or not self._queue or session is None or session.phase is not Phase.IDLE:
+            return
+        if self._holds:
             return
         cell = self._queue.popleft()
         request, content = cell.request, cell.content

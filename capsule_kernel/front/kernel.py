@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _IS_COMPLETE_DEADLINE_S = 2.0
 _HISTORY_DEADLINE_S = 1.0
+_HISTORY_AHEAD_S = 0.25
 _CHECKPOINT_GRACE_S = 0.5
 
 
@@ -417,9 +418,16 @@ class Kernel:
         promises = self._bridge.statistics
         return usage if promises is None else {**usage, "promises": promises}
 
-    async def _answer_history(self, request: Request) -> dict[str, Any]:
-        arguments = msgspec.json.decode(request.message.raw_content, type=dict[str, Any])
-        return {"status": "ok", "history": await self._history.query(arguments)}
+    def _answer_history(self, request: Request) -> Awaitable[dict[str, Any]]:
+        return self._query_history(request, self._executions.hold_back(_HISTORY_AHEAD_S))
+
+    async def _query_history(self, request: Request, let_go: Callable[[], None]) -> dict[str, Any]:
+        try:
+            arguments = msgspec.json.decode(request.message.raw_content, type=dict[str, Any])
+            return {"status": "ok", "history": await self._history.query(arguments)}
+        finally:
+            # After the reply and idle, which are sent in the same turn of the loop.
+            self._loop.call_soon(let_go)
 
     async def _debug(self, request: Request) -> dict[str, Any]:
         if self._debugger is None:

@@ -5,6 +5,8 @@ Issue, point 2: history is answered by the front; point 4: history is owned by t
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -185,3 +187,29 @@ def test_history_in_memory_leaves_no_file(start_kernel: KernelStarter) -> None:
     client.shutdown()
     client.process.wait_exit()
     assert list(client.process.home.rglob("history.sqlite")) == []
+
+
+def test_a_later_cell_does_not_overtake_the_answer(kernel: Client) -> None:
+    """As on ipykernel: the first query opens the file, which takes longer than a cell."""
+    content = {"hist_access_type": "tail", "n": 10, "output": True, "raw": True}
+    for _ in range(10):
+        asked, cell = kernel.request("history_request", content), kernel.start("1;")
+        asked.wait()
+        cell.succeeded()
+        assert asked.reply is not None
+        assert asked.idle is not None
+        assert cell.busy is not None
+        assert asked.reply.date < asked.idle.date < cell.busy.date
+
+
+def test_a_history_file_that_is_locked_holds_a_cell_back_for_a_moment_only(start_kernel: KernelStarter) -> None:
+    home = start_kernel.directory / "ipython"
+    client = start_kernel(env={"IPYTHONDIR": str(home)})
+    content = {"hist_access_type": "tail", "n": 1, "output": False, "raw": True}
+    client.ask("history_request", content)
+    with contextlib.closing(sqlite3.connect(home / "profile_default" / "history.sqlite")) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        asked, cell = client.request("history_request", content), client.start("1;")
+        cell.succeeded()
+        assert not asked.is_done
+    asked.wait()
