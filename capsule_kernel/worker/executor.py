@@ -47,12 +47,15 @@ class AsyncExecutor:
         self._coordinator = coordinator
         self._cancellation = cancellation
         self._coroutines = coroutines
+        # Whether IPython's `run_cell` has triggered the events of the cell's end.
+        self._has_run_cell_told = False
         self.threads = ThreadedExecutor(coordinator=coordinator, cancellation=cancellation)
 
     def execute(self, code: str, *, silent: bool, store_history: bool, cell_id: str | None, serial: int) -> Any:
         """See `Executor`."""
         shell = self._shell
         result: Any = None
+        self._has_run_cell_told = False
         try:
             with self._cancellation.cancellable_execution(serial):
                 result = self._run(code, silent=silent, store_history=store_history, cell_id=cell_id)
@@ -62,6 +65,8 @@ class AsyncExecutor:
         except Exception as exc:  # noqa: BLE001 - IPython's machinery around the cell, with user code in it: the cell failed
             result = self._failed(exc, code, silent=silent, store_history=store_history, cell_id=cell_id)
         self._name_forgotten_coroutine(result)
+        if self._has_run_cell_told:
+            return result
         try:
             shell.events.trigger("post_execute")
             if not silent:
@@ -80,6 +85,16 @@ class AsyncExecutor:
             failure = sys.exc_info()
         shell.last_transformed = transformed
         mode = ExecutionMode.UNKNOWN if failure else detect_mode(transformed)
+        awaits = mode is ExecutionMode.TOP_LEVEL_AWAIT and shell.autoawait
+        replaced = vars(shell).get("run_cell")
+        if replaced is not None and not awaits:
+            # A wrapper, such as the one of VS Code's interactive window: ipykernel calls it for these cells.
+            with self._coordinator.stepping_aside():
+                result = self._coordinator.context.run(
+                    replaced, code, store_history=store_history, silent=silent, cell_id=cell_id
+                )
+            self._has_run_cell_told = True
+            return result
         coroutine = shell.run_cell_async(
             code,
             store_history=store_history,
@@ -88,7 +103,7 @@ class AsyncExecutor:
             preprocessing_exc_tuple=failure,
             cell_id=cell_id,
         )
-        if mode is ExecutionMode.TOP_LEVEL_AWAIT and shell.autoawait:
+        if awaits:
             return self._coordinator.run(
                 coroutine, on_task=self._cancellation.watch_task, cancel=self._cancellation.cancel_task
             )
