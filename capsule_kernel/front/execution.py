@@ -214,6 +214,8 @@ class Executions:
 
     def on_ready(self, session: Session) -> None:
         """A worker waits for a cell."""
+        self._news += "".join(f"after going back: {note}\n" for note in session.notes)
+        session.notes = []
         self._session = session
         self._next()
 

@@ -245,7 +245,7 @@ class Pool:
             for link in links:
                 link.close()
             return
-        _log.debug("%r sleeps; the fork took %d µs", sleeper, born.cost_us)
+        _log.debug("%r sleeps after cell [%d]; the fork took %d µs", sleeper, born.count, born.cost_us)
         if sleeper.adopt(self._zygote, born, links):
             for dropped in self._ring.add(sleeper):
                 dropped.kill("a newer snapshot took its place")

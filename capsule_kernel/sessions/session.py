@@ -118,6 +118,8 @@ class Session:
         self.serial = 0
         self.comms: dict[str, str] = {}
         """The comms that a snapshot has open when it wakes, and their targets."""
+        self.notes: list[str] = []
+        """What a snapshot did not carry over, one sentence each."""
         self._owner = owner
         self._interceptors = interceptors
         self._loop = loop
@@ -340,8 +342,8 @@ class Session:
         if self._interceptors:
             self._observe("in", message)
         match message:
-            case Ready(comms=comms):
-                self.comms = comms
+            case Ready(comms=comms, notes=notes):
+                self.comms, self.notes = comms, notes
                 self.phase = advance(self.phase, Event.READY)
                 self.was_started = True
                 if self.phase is Phase.IDLE:

@@ -8,7 +8,6 @@ it, with the reason; what can be cured (OpenMP and BLAS pools, shared file offse
 from __future__ import annotations
 
 import concurrent.futures.thread as pools
-import ctypes
 import enum
 import fcntl
 import gc
@@ -19,13 +18,18 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-_OMP_PAUSE_HARD = 2
+from capsule_kernel.state import file_locks
+from capsule_kernel.state.file_locks import FileLock
+from capsule_kernel.state.libraries import Libraries
+
 _ONLY_AT_CREATION = os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_TMPFILE | os.O_NOFOLLOW
 _IDLE_THREADS = ("tqdm_monitor", "TMonitor", "pydevd", "debugpy")
+_NATIVE_THREADS = ("polars", "rayon", "tokio", "async-executor", "grpc", "VM Thread", "GC Thread", "cuda")
+"""How threads begin their names that keep a pool alive. (OpenBLAS, jemalloc and Arrow look after their own.)"""
 _UNSAFE_MODULES = {
     "polars": "polars keeps a thread pool that a fork would lose",
     "grpc": "gRPC's threads do not survive a fork",
@@ -35,6 +39,9 @@ _UNSAFE_MODULES = {
 }
 
 
+_libraries = Libraries()
+
+
 class Role(enum.Enum):
     """Which side of a fork this is."""
 
@@ -42,8 +49,14 @@ class Role(enum.Enum):
     SNAPSHOT = "snapshot"
 
 
-def reason_against(own_threads: Iterable[threading.Thread]) -> str:
-    """Return why a fork would not be safe now, empty if it is; `own_threads` are parked by the caller."""
+def reason_against(own_threads: Iterable[threading.Thread], locks: Sequence[FileLock]) -> str:
+    """Return why a fork would not be safe now, empty if it is.
+
+    Args:
+        own_threads: threads that are parked by the caller.
+        locks: locks of files that this process holds.
+    """
+    _libraries.look()
     own = {threading.main_thread(), *own_threads}
     for thread in threading.enumerate():
         if thread in own or _is_idle(thread):
@@ -52,10 +65,12 @@ def reason_against(own_threads: Iterable[threading.Thread]) -> str:
     for module, reason in _UNSAFE_MODULES.items():
         if module in sys.modules:
             return reason
-    cuda = sys.modules.get("torch.cuda")
-    if cuda is not None and getattr(cuda, "is_initialized", bool)():
+    if _libraries.uses_cuda():
         return "CUDA is initialised, which does not survive a fork"
-    return ""
+    native = _native_thread()
+    if native:
+        return f"native threads run ({native}), which a fork would lose"
+    return file_locks.reason_against(locks)
 
 
 def fork_snapshot() -> tuple[Role, int]:
@@ -64,7 +79,8 @@ def fork_snapshot() -> tuple[Role, int]:
     The snapshot is the child of a child that leaves at once: user code that waits for any of its children must not find
     it. The caller has parked its own threads.
     """
-    _pause_openmp()
+    _libraries.look()
+    _libraries.pause_openmp()
     # CPython reseeds the module's generator in a fork's child; a snapshot has to go on where the worker was.
     state = random.getstate()
     with warnings.catch_warnings():
@@ -102,37 +118,27 @@ def _is_idle(thread: threading.Thread) -> bool:
     if any(name in type(thread).__name__ or name in thread.name for name in _IDLE_THREADS):
         return True
     work = pools._threads_queues.get(thread)  # noqa: SLF001 - as in `revive_pools`
-    if work is None:
+    if work is None or not work.empty():
         return False
-    for pool in [found for found in gc.get_objects() if isinstance(found, ThreadPoolExecutor)]:
-        if thread in pool._threads:  # noqa: SLF001 - as above
-            return bool(work.empty() and pool._idle_semaphore._value >= len(pool._threads))  # noqa: SLF001 - as above
-    return False
+    # It waits inside of the loop's own frame; looking for its pool would go through all objects.
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - as above
+    return frame is not None and frame.f_code is pools._worker.__code__  # noqa: SLF001 - as above
 
 
-_openmp: dict[str, ctypes.CDLL] = {}
-_modules_seen = [0]
-
-
-def _pause_openmp() -> None:
-    """Have every OpenMP runtime give up its threads: in a fork's child they would be waited for, for ever.
-
-    Source: OpenMP 5.0, `omp_pause_resource_all`.
-    """
-    if len(sys.modules) != _modules_seen[0]:
-        _modules_seen[0] = len(sys.modules)
-        for path in _mapped_runtimes() - _openmp.keys():
-            _openmp[path] = ctypes.CDLL(path)
-    for library in _openmp.values():
-        pause = getattr(library, "omp_pause_resource_all", None)
-        if pause is not None:
-            pause(_OMP_PAUSE_HARD)
-
-
-def _mapped_runtimes() -> set[str]:
-    lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-    paths = {line.split(maxsplit=5)[-1] for line in lines if "gomp" in line or "libomp" in line or "libiomp" in line}
-    return {path for path in paths if path.startswith("/")}
+def _native_thread() -> str:
+    """Return the name of a thread that is known not to survive a fork, empty if there is none."""
+    tasks = list(Path("/proc/self/task").iterdir())
+    if len(tasks) <= threading.active_count():
+        return ""
+    for task in tasks:
+        try:
+            name = (task / "comm").read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        if name.startswith(_NATIVE_THREADS):
+            return name
+    return ""
 
 
 def _give_files_their_own_offset() -> None:

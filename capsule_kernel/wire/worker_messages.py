@@ -152,6 +152,8 @@ class Ready(_Message, frozen=True, kw_only=True, tag=1):
     version: int
     comms: dict[str, str] = {}
     """The comms that are open already, with their targets: this was a snapshot."""
+    notes: list[str] = []
+    """What a snapshot did not carry over, one sentence each."""
 
 
 class Stream(_Message, frozen=True, kw_only=True, tag=2):

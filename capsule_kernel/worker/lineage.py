@@ -13,11 +13,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from capsule_kernel.state import snapshots
 from capsule_kernel.state.snapshots import Role
+from capsule_kernel.state.surroundings import Written, look_around, open_files
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker, encode_birth
 
@@ -26,6 +27,7 @@ IDLE_S = 0.005
 
 _COSTS_BETWEEN = 50
 _FIRST_COST_S = 0.004
+_CHEAP_S = 0.02
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_SCORE_MAX = "1000"
 
@@ -59,6 +61,9 @@ class Lineage:
         self._is_due = False
         self._helper = 0
         self._last_reason = ""
+        self._files: list[Written] = []
+        self.notes: list[str] = []
+        """What this process did not carry over from the one that it was forked from, one sentence each."""
 
     @property
     def patience_s(self) -> float | None:
@@ -69,6 +74,11 @@ class Lineage:
     def is_overdue(self) -> bool:
         """Whether so much has run since the newest snapshot that the next cell should wait for one."""
         return self._is_due and self._is_wanted and self._ran_s > _COSTS_BETWEEN * self._cost_s
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether a fork takes so little that whoever waits would not notice."""
+        return self._cost_s < _CHEAP_S
 
     def note_run(self, seconds: float) -> None:
         """Note that user code has run."""
@@ -82,7 +92,7 @@ class Lineage:
                 os.waitpid(self._helper, 0)
             self._helper = 0
 
-    def take(self, *, count: int, serial: int, own_threads: list[threading.Thread]) -> Role:
+    def take(self, *, count: int, serial: int, own_threads: Sequence[threading.Thread] = ()) -> Role:
         """Fork a snapshot; returns in the worker, and in the snapshot when it is woken.
 
         Called on the main thread outside the loop, with the other threads of the worker parked.
@@ -90,7 +100,8 @@ class Lineage:
         self._is_due = False
         self._ran_s = 0.0
         self.reap_helper()
-        reason = snapshots.reason_against(own_threads)
+        around = look_around()
+        reason = snapshots.reason_against(own_threads, around.locks)
         if reason:
             self._refuse(count, reason)
             return Role.WORKER
@@ -104,6 +115,7 @@ class Lineage:
                 self._last_reason = ""
                 return role
             self._sleep(main, side, own_main, own_side, count=count, serial=serial, begun=begun)
+            self.notes = around.notes_on_waking(self._files)
         except OSError as exc:
             self._refuse(count, f"fork failed: {exc.strerror}")
             return Role.WORKER
@@ -142,6 +154,7 @@ class Lineage:
             os._exit(0)
         for sock in (main, side, own_main, own_side):
             sock.close()
+        self._files = open_files()
         self._wait_for_wake()
         _set_oom_score(score)
         self._is_due = True

@@ -343,6 +343,24 @@ class Worker:
 
     def _wake_up(self) -> None:
         """Be the worker: this process was its snapshot until now."""
+        self._renew()
+        count, serial = self._newest
+        # Until it has a snapshot of its own, another death would lose everything.
+        while self._lineage.is_cheap and self._lineage.take(count=count, serial=serial) is Role.SNAPSHOT:
+            self._renew()
+        self._reader.start()
+        self._channel.send(
+            Ready(
+                pid=self._pid,
+                version=PROTOCOL_VERSION,
+                comms=self._comms.open_comms(),
+                notes=self._lineage.notes,
+            )
+        )
+        self._coordinator.ensure_event_loop().call_soon(self._comms.show_again)
+
+    def _renew(self) -> None:
+        """Have what a fork has left behind anew, but for the reader thread."""
         self._pid = os.getpid()
         zygote = os.getppid()
         self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -358,9 +376,6 @@ class Worker:
         for stream in self._streams:
             stream.renew(self._reader.wake_for_output)
         snapshots.revive_pools()
-        self._reader.start()
-        self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION, comms=self._comms.open_comms()))
-        self._coordinator.ensure_event_loop().call_soon(self._comms.show_again)
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

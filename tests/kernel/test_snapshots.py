@@ -28,15 +28,18 @@ def kernel_with_snapshots(start_kernel: KernelStarter) -> Client:
     return start_kernel("--debug", "--CapsuleKernel.snapshots=4")
 
 
-SLEEPS = "sleeps; the fork took"
+SLEEPS = "the fork took"
 REFUSED = "no snapshot:"
 
 
 def run_and_wait_for_snapshot(kernel: Client, code: str, *, sign: str = SLEEPS) -> None:
     """Run a cell and wait until the kernel's log says that a snapshot holds its effects, or (`REFUSED`) cannot."""
     before = kernel.process.log().count(sign)
-    kernel.run(code)
-    wait_for(kernel, sign, before + 1)
+    count = kernel.run(code).content["execution_count"]
+    if sign == SLEEPS:
+        wait_for(kernel, f"sleeps after cell [{count}]", 1)
+    else:
+        wait_for(kernel, sign, before + 1)
 
 
 def wait_for(kernel: Client, sign: str, count: int) -> None:
