@@ -3,6 +3,8 @@
 Exit status 2 means that it was used wrongly; the text says how.
 """
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import os
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capsule_kernel import __version__, kernelspec
 from capsule_kernel.clock import Clock
@@ -21,6 +24,12 @@ from capsule_kernel.errors import (
     NotebookRunError,
     PromisesUnavailable,
 )
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+    from capsule_kernel.batch.durable import DurableNotebookClient
+    from capsule_kernel.batch.events import Observer
 
 OK, FAILED, MISUSED = 0, 1, 2
 
@@ -52,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_install(commands)
     _add_uninstall(commands)
+    _add_runs(commands)
     _add_promises(commands)
     _add_questions(commands)
     _add_checkpoints(commands)
@@ -106,6 +116,19 @@ def _add_run(commands: _Commands) -> None:
     command.add_argument(
         "--json", action="store_true", help="write events to standard output, one JSON object a line, and nothing else"
     )
+    command.add_argument(
+        "--id",
+        metavar="ID",
+        help="make the run durable: after a crash the same command goes on after the last finished cell",
+    )
+    command.add_argument(
+        "--rerun",
+        choices=("ask", "safe", "never"),
+        default="ask",
+        help="with --id: what to do with a cell whose end nobody saw (default: %(default)s); a cell's tag rerun:safe, "
+        "rerun:ask or rerun:never goes before",
+    )
+    command.add_argument("--from-start", action="store_true", help="with --id: run all cells, whatever has finished")
     command.set_defaults(function=_run)
 
 
@@ -167,6 +190,25 @@ def _add_promises(commands: _Commands) -> None:
     collection.set_defaults(function=_collect_promises)
     for action in (listing, collection):
         action.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: your own)")
+
+
+def _add_runs(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "runs",
+        help="list durable runs, show one, cancel one",
+        description="Runs that were begun with `capsule run --id`: where they stand, and what they wait for.",
+    )
+    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list runs: id, state, cells done, notebook")
+    listing.set_defaults(function=_list_runs)
+    showing = actions.add_parser("show", help="show a run cell by cell")
+    showing.set_defaults(function=_show_run)
+    canceling = actions.add_parser("cancel", help="cancel a run: one that runs now stops")
+    canceling.set_defaults(function=_cancel_run)
+    for action in (listing, showing):
+        action.add_argument("--json", action="store_true", help="for programs")
+    for action in (showing, canceling):
+        action.add_argument("id", metavar="ID", help="the run's")
 
 
 def _add_questions(commands: _Commands) -> None:
@@ -254,17 +296,23 @@ def _run(options: argparse.Namespace) -> int:
         for unknown in parameters.inject(notebook, dict(options.parameters), name=path.name):
             print(f"note: the cell with the tag 'parameters' does not assign {unknown}", file=sys.stderr)
     arguments = _kernel_arguments(options)
+    if options.id is None and (options.from_start or options.rerun != "ask"):
+        raise NotebookError(str(path), "--rerun and --from-start are for durable runs: give the run an --id")
     display = JSONProgress(sys.stdout, Clock().iso_now) if options.json else stderr_display(os.environ)
-    run = NotebookRun(
-        notebook,
-        display,
-        name=path.name,
-        kernel=options.kernel,
-        cwd=str(cwd),
-        timeout_s=options.timeout,
-        allow_errors=options.allow_errors,
-        kernel_arguments=arguments,
-    )
+    run: NotebookRun | DurableNotebookClient
+    if options.id is not None:
+        run = _durable_run(options, notebook, display, cwd, arguments)
+    else:
+        run = NotebookRun(
+            notebook,
+            display,
+            name=path.name,
+            kernel=options.kernel,
+            cwd=str(cwd),
+            timeout_s=options.timeout,
+            allow_errors=options.allow_errors,
+            kernel_arguments=arguments,
+        )
     display.open()
     try:
         status = asyncio.run(run.run())
@@ -275,6 +323,69 @@ def _run(options: argparse.Namespace) -> int:
             if not options.json:
                 print(f"written: {output}", file=sys.stderr)
     return status
+
+
+def _durable_run(
+    options: argparse.Namespace, notebook: NotebookNode, display: Observer, cwd: Path, arguments: list[str]
+) -> DurableNotebookClient:
+    from capsule_kernel.batch.durable import DurableNotebookClient
+
+    if options.kernel is not None:
+        raise NotebookError(str(options.notebook), "a durable run (--id) needs the Capsule kernel: leave out --kernel")
+    return DurableNotebookClient(
+        notebook,
+        display,
+        name=options.notebook.name,
+        cwd=str(cwd),
+        run_id=options.id,
+        policy=options.rerun,
+        timeout_s=options.timeout,
+        allow_errors=options.allow_errors,
+        from_start=options.from_start,
+        kernel_arguments=arguments,
+    )
+
+
+def _list_runs(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from capsule_kernel.batch import runs
+
+    found = asyncio.run(runs.listing())
+    if options.json:
+        print(msgspec.json.encode(found).decode())
+        return OK
+    for run in found:
+        waits = f"  waits for {run.question}" if run.question else ""
+        print(f"{run.id}  {run.state}  {run.done} of {run.total} cells  {run.notebook}{waits}")
+    return OK
+
+
+def _show_run(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from capsule_kernel.batch import runs
+
+    run = asyncio.run(runs.detail(options.id))
+    if options.json:
+        print(msgspec.json.encode(run).decode())
+        return OK
+    print(f"{run.id}: {run.state}, {run.done} of {run.total} cells of {run.notebook}")
+    for number, cell in enumerate(run.cells, 1):
+        lost = f"; live only: {', '.join(cell.live_only)}" if cell.live_only else ""
+        again = f", attempt {cell.attempt}" if cell.attempt > 1 else ""
+        print(f"  cell {number}: {cell.status}{again}{lost}")
+    if run.question:
+        print(f"waits for an answer to {run.prompt!r}: capsule answer {run.question} TEXT")
+    return OK
+
+
+def _cancel_run(options: argparse.Namespace) -> int:
+    from capsule_kernel.batch import runs
+
+    asyncio.run(runs.cancel(options.id))
+    print(f"canceled {options.id}")
+    return OK
 
 
 def _parameter(text: str) -> tuple[str, object]:

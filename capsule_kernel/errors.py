@@ -207,6 +207,23 @@ class NotebookRunError(NotebookError):
     """Nothing is wrong with the notebook or the command, but the run could not be carried through."""
 
 
+class RunUnavailable(CapsuleError):
+    """A durable run cannot be begun, or go on; what it has finished stays finished.
+
+    Attributes:
+        run_id: the run.
+        reason: what happened and what to do.
+    """
+
+    def __init__(self, run_id: str, reason: str) -> None:
+        super().__init__(run_id, reason)
+        self.run_id = run_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"run {self.run_id}: {self.reason}"
+
+
 class StateError(CapsuleError):
     """Something about saved state: checkpoints, the store that holds them, what is restored from them."""
 

@@ -69,3 +69,13 @@ def shared_kernel(_module_starter: KernelStarter, request: pytest.FixtureRequest
     if clients and clients[-1].healthy and clients[-1].process.is_alive():
         return clients[-1]
     return _module_starter(*getattr(request.module, "KERNEL_ARGS", ()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep promises and checkpoints of kernels that commands start out of the folders of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAPSULE_PROMISES_FILE", str(folder / "promises.sqlite3"))
+        patch.setenv("CAPSULE_CHECKPOINTS", str(folder / "checkpoints"))
+        yield

@@ -27,6 +27,7 @@ from capsule_kernel.errors import (
     PromisesUnavailable,
     ProtocolError,
     QuestionClosed,
+    RunUnavailable,
     StoreDamaged,
     StoreUnavailable,
     WorkerStartError,
@@ -76,6 +77,7 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (InvalidPromiseId("a b"), ["'a b' cannot be part of a promise's id", "use letters, digits"]),
     (PromiseNotFound("exec:k-3"), ["no promise 'exec:k-3'"]),
     (QuestionClosed("k-3:input:1", "it was answered"), ["k-3:input:1 cannot be answered", "it was answered"]),
+    (RunUnavailable("nightly-42", "process 7 runs it now"), ["run nightly-42", "process 7 runs it now"]),
     (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),
     (PromisesUnavailable("/p.db", "disk full; free some space"), ["promises at /p.db", "disk full; free some space"]),
 ]

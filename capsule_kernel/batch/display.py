@@ -13,7 +13,16 @@ from typing import Any, TextIO, assert_never
 
 from nbformat import NotebookNode
 
-from capsule_kernel.batch.events import CellFinished, CellOutput, CellStarted, RunEvent, RunFinished, RunStarted
+from capsule_kernel.batch.events import (
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    RunEvent,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunWaits,
+)
 
 REDRAW_MS = 100
 
@@ -66,6 +75,11 @@ class RunDisplay:
             case RunStarted():
                 self._total = event.total
                 self._say(f"{event.notebook}: {_count(event.total, 'cell')} to run on {event.kernel}")
+            case RunResumed():
+                self._done = event.done
+                self._say(f"{_count(event.done, 'cell')} finished earlier, not run again")
+            case RunWaits():
+                self._say(f"waits for an answer to {event.prompt!r}: capsule answer {event.question} TEXT", "33")
             case CellStarted():
                 self._number, self._label, self._cell_began = event.number, _first_line(event.source), time.monotonic()
                 self._say(f"[{event.number}/{self._total}] {self._label}", "1")

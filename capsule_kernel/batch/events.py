@@ -20,6 +20,28 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
+class RunResumed(msgspec.Struct, frozen=True, kw_only=True):
+    """Cells that an earlier process of this run has finished are not executed again.
+
+    Attributes:
+        done: how many.
+    """
+
+    done: int
+
+
+class RunWaits(msgspec.Struct, frozen=True, kw_only=True):
+    """The run goes on when somebody answers a question.
+
+    Attributes:
+        question: its id, for `capsule answer`.
+        prompt: what is asked.
+    """
+
+    question: str
+    prompt: str
+
+
 class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
     """A cell is about to be executed.
 
@@ -72,5 +94,5 @@ class RunFinished(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float
 
 
-type RunEvent = RunStarted | CellStarted | CellOutput | CellFinished | RunFinished
+type RunEvent = RunStarted | RunResumed | RunWaits | CellStarted | CellOutput | CellFinished | RunFinished
 type Observer = Callable[[RunEvent], None]

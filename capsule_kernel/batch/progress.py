@@ -1,7 +1,7 @@
 """A run's events for machines: one JSON object a line, with the time at which it happened.
 
-`event` names it (`run-started`, `cell-started`, `output`, `cell-finished`, `run-finished`); the other fields are those
-of `batch.events`, an output in the notebook format.
+`event` names it (`run-started`, `run-resumed`, `run-waits`, `cell-started`, `output`, `cell-finished`,
+`run-finished`); the other fields are those of `batch.events`, an output in the notebook format.
 """
 
 import json
@@ -10,10 +10,21 @@ from typing import TextIO
 
 import msgspec
 
-from capsule_kernel.batch.events import CellFinished, CellOutput, CellStarted, RunEvent, RunFinished, RunStarted
+from capsule_kernel.batch.events import (
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    RunEvent,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    RunWaits,
+)
 
 _NAMES = {
     RunStarted: "run-started",
+    RunResumed: "run-resumed",
+    RunWaits: "run-waits",
     CellStarted: "cell-started",
     CellOutput: "output",
     CellFinished: "cell-finished",

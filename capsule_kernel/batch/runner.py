@@ -164,6 +164,10 @@ class NotebookRun(NotebookClient):
         elif self._task is not None:
             self._task.cancel()
 
+    def cancel_run(self) -> None:
+        """End the run as SIGTERM does."""
+        self._on_signal(signal.SIGTERM)
+
     async def _interrupt(self) -> None:
         await self._manager.interrupt_kernel()
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import msgspec
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import CapsuleError
+from capsule_kernel.incarnation import incarnation, is_over
 from capsule_kernel.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,14 +32,14 @@ INTERRUPTED = "interrupted"
 
 
 class _Begun(msgspec.Struct, frozen=True):
-    number: int
+    execution_id: str
     code: str
     count: int
     started_ms: int
 
 
 class _Ended(msgspec.Struct, frozen=True):
-    number: int
+    execution_id: str
     status: str
     count: int
     ename: str
@@ -79,31 +78,44 @@ class ResonateProtocolBridge:
         self._timer: asyncio.TimerHandle | None = None
         self._early: list[_Begun | _Ended] = []
         self._lost = 0
-        self._numbers: dict[int, int] = {}
+        self._ids: dict[int, str] = {}
         self._count = 0
+        self._newest = f"{kernel_id}-0"
         self._is_stopped = False
+        self._sweeping: asyncio.Task[None] | None = None
 
     # --- executions --------------------------------------------------------------------------------------------------
 
-    def begin(self, serial: int, code: str, count: int, *, is_recorded: bool) -> None:
-        """Note that the cell of request `serial` runs; `is_recorded` False: it has a number, and no promise."""
+    def begin(self, serial: int, code: str, count: int, *, is_recorded: bool, execution_id: str = "") -> None:
+        """Note that the cell of request `serial` runs.
+
+        Args:
+            serial: the request's.
+            code: the cell.
+            count: its prompt's number.
+            is_recorded: whether the execution is a promise, or has an id only.
+            execution_id: the id that whoever runs the cell gave it, and keeps the promise of.
+        """
         if self._is_off:
             return
         self._count += 1
         # The newest suffices for questions of its cell; tasks that ask later belong to it too.
-        self._numbers = {serial: self._count}
-        if is_recorded:
-            self._note(_Begun(self._count, code, count, self._clock.unix_ms()))
+        self._newest = execution_id or f"{self._kernel_id}-{self._count}"
+        self._ids.clear()
+        if is_recorded and not execution_id:
+            self._ids[serial] = self._newest
+            self._note(_Begun(self._newest, code, count, self._clock.unix_ms()))
 
     def end(self, serial: int, status: str, count: int, ename: str = "") -> None:
         """Note how it ended: `ok`, `error` with the error's name, `interrupted`."""
-        number = self._numbers.get(serial)
-        if number is not None:
-            self._note(_Ended(number, status, count, ename))
+        execution_id = self._ids.get(serial)
+        if execution_id is not None:
+            self._note(_Ended(execution_id, status, count, ename))
 
-    def execution_id(self, serial: int) -> str:
-        """Return the id of the execution that request `serial` is."""
-        return f"{self._kernel_id}-{self._numbers.get(serial, self._count)}"
+    @property
+    def newest(self) -> str:
+        """Id of the newest execution, to which questions belong."""
+        return self._newest
 
     @property
     def statistics(self) -> dict[str, Any] | None:
@@ -134,6 +146,9 @@ class ResonateProtocolBridge:
             await self.promises()
             self._is_stopped = True
         if self._promises is not None:
+            if self._sweeping is not None:
+                # What it notes is to be written as well.
+                await asyncio.wait({self._sweeping}, timeout=_STOP_S)
             await self._promises.stop(_STOP_S)
             if self._promises.statistics.waiting:
                 _log.warning("%d notes about executions were not written", self._promises.statistics.waiting)
@@ -175,7 +190,7 @@ class ResonateProtocolBridge:
     def _write(self, promises: Promises, note: _Begun | _Ended) -> None:
         from capsule_kernel.promises import names
 
-        promise_id = names.execution(f"{self._kernel_id}-{note.number}")
+        promise_id = names.execution(note.execution_id)
         if isinstance(note, _Begun):
             param = {
                 "v": 1,
@@ -201,39 +216,6 @@ class ResonateProtocolBridge:
                     promises.note_settle(promise.id, "rejected", {"v": 1, "status": INTERRUPTED})
         except CapsuleError as exc:
             _log.warning("executions of earlier kernels stay pending: %s", exc)
-
-
-def incarnation() -> dict[str, Any]:
-    """Return what tells this process from all others: machine, boot, pid and start."""
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "start": _started(os.getpid())}
-
-
-def is_over(described: Any) -> bool:
-    """Return whether the process that `incarnation` described is known to have ended."""
-    if not isinstance(described, dict) or described.get("host") != socket.gethostname():
-        # Of another machine, nothing is known from here.
-        return False
-    pid, start = described.get("pid"), described.get("start")
-    if not isinstance(pid, int):
-        return False
-    return described.get("boot") != _boot_id() or _started(pid) != start
-
-
-def _started(pid: int) -> int:
-    """Return a process's start in clock ticks since the boot (proc_pid_stat(5)), 0 if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
-
-
-def _boot_id() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 def _sha256(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,7 @@ from capsule_kernel.wire.jupyter import encode_json
 from capsule_kernel.wire.worker_messages import Ask, Done, Execute, InterruptSeen, Publish, Stream, Tick, Unasked
 
 _log = logging.getLogger(__name__)
+_EXECUTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
 class ExecuteContent(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +47,7 @@ class ExecuteContent(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Metadata(msgspec.Struct, frozen=True):
     cellId: str | None = None  # noqa: N815 - the field's name on the wire
+    capsule_execution_id: str | None = None
 
 
 class _Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -371,7 +374,13 @@ class Executions:
         running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
         self._running = running
         self._newest_serial = request.serial
-        self._bridge.begin(request.serial, content.code, self._count, is_recorded=self._stores(content))
+        self._bridge.begin(
+            request.serial,
+            content.code,
+            self._count,
+            is_recorded=self._stores(content),
+            execution_id=_execution_id(request.message.raw_metadata),
+        )
         session.execute(
             Execute(
                 serial=request.serial,
@@ -467,3 +476,14 @@ def _cell_id(raw_metadata: bytes) -> str | None:
         return msgspec.json.decode(raw_metadata, type=_Metadata).cellId
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _execution_id(raw_metadata: bytes) -> str:
+    """Return the id that a durable run gives the execution; empty in all other requests."""
+    if b"capsule_execution_id" not in raw_metadata:
+        return ""
+    try:
+        found = msgspec.json.decode(raw_metadata, type=_Metadata).capsule_execution_id or ""
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return found if _EXECUTION_ID.fullmatch(found) else ""

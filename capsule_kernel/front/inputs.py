@@ -43,6 +43,8 @@ class _Question:
         self.is_for_client = is_for_client
         self.promise_id = ""
         self.is_recorded = False
+        # By an earlier attempt at the same cell of a durable run.
+        self.is_answered = False
         self.is_over = False
         self.door: SecretDoor | None = None
         self.task: asyncio.Task[None] | None = None
@@ -112,7 +114,7 @@ class InputCapability:
         promises = await self._record(question)
         if question.is_over:
             return
-        if question.is_for_client:
+        if question.is_for_client and not question.is_answered:
             assert question.request is not None
             self._stdin.put(
                 question,
@@ -142,7 +144,7 @@ class InputCapability:
                 promises = await self._bridge.promises()
                 if promises is None:
                     return None
-                execution = self._bridge.execution_id(question.ask.parent)
+                execution = self._bridge.newest
                 ordinal = self._ordinals.get(execution, 0) + 1
                 self._ordinals = {execution: ordinal}
                 question.promise_id = names.input_request(execution, ordinal)
@@ -150,7 +152,7 @@ class InputCapability:
                 if question.ask.password:
                     question.door = await self._open_door(question)
                     param["socket"] = question.door.path
-                await promises.create(
+                created = await promises.create(
                     question.promise_id,
                     param,
                     kind=names.INPUT,
@@ -163,6 +165,7 @@ class InputCapability:
                     timeout_at_ms=self._clock.unix_ms() + self._timeout_ms if self._timeout_ms else None,
                     is_durable=True,
                 )
+                question.is_answered = not created.promise.is_pending
         except (CapsuleError, TimeoutError) as exc:
             _log.warning("a question is not recorded, and can be answered in the front end only: %s", exc)
             return None

@@ -1,0 +1,285 @@
+"""What is known of a durable run: its promises, its folder, and the lock that says who runs it.
+
+A run is a promise, `{run_id}`; each cell is one, `exec:{run_id}-{cell}`, created when the cell is claimed and settled
+when what it made is on the disk: outputs in the run's folder, variables in a checkpoint. A cell that is tried again has
+another promise, `exec:{run_id}-{cell}-{attempt}`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from capsule_kernel.clock import Clock
+from capsule_kernel.errors import NotebookError, RunUnavailable
+from capsule_kernel.folders import data_folder
+from capsule_kernel.incarnation import incarnation, is_foreign
+from capsule_kernel.promises import names
+from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.model import Promise
+
+KIND = "run"
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_ATTEMPTS_MAX = 1000
+
+
+class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cell ended.
+
+    Attributes:
+        status: `ok`, `error`, `interrupted`.
+        execution_count: its prompt's number.
+        outputs: name of the file with its outputs, in the run's folder.
+        sha256: of that file.
+        checkpoint: number of the checkpoint with the variables after it; 0: none was taken.
+        live_only: names that are not in it, with the reason.
+    """
+
+    v: int = 1
+    status: str
+    execution_count: int | None = None
+    outputs: str = ""
+    sha256: str = ""
+    checkpoint: int = 0
+    live_only: dict[str, str] = {}
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest attempt at a cell.
+
+    Attributes:
+        number: from 1; 0: none was made.
+        source_sha256: of the cell that was run.
+        record: how it ended; None: it runs, or whoever ran it is gone.
+        is_elsewhere: whether it may still run, on another machine: here the lock says that nobody does.
+    """
+
+    number: int = 0
+    source_sha256: str = ""
+    record: CellRecord | None = None
+    is_elsewhere: bool = False
+
+
+def runs_folder(environ: Mapping[str, str]) -> Path:
+    """Return where the folders of runs are."""
+    return Path(data_folder(environ)) / "capsule" / "runs"
+
+
+def checked_id(text: str) -> str:
+    """Return `text` if it can be a run's id.
+
+    Raises:
+        NotebookError: it cannot.
+    """
+    if not _ID.fullmatch(text):
+        raise NotebookError(f"--id {text}", "use letters, digits, '_' and '-', 100 at most")
+    return text
+
+
+class RunLock:
+    """The exclusive right to run: it ends with the process that has it, however that ends."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self._path = folder / "lock"
+        self._run_id = run_id
+        self._file = -1
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._file, 100, 0).decode(errors="replace").strip()
+            os.close(self._file)
+            raise RunUnavailable(self._run_id, f"process {holder or '?'} runs it now: wait, or end that one") from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        os.close(self._file)
+
+
+def holder_of(folder: Path) -> int:
+    """Return the process that runs a run now, 0 for none."""
+    try:
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.pread(file, 100, 0).decode(errors="replace").strip()
+        return int(text) if text.isdigit() else -1
+    finally:
+        os.close(file)
+    return 0
+
+
+class Ledger:
+    """The records of one run.
+
+    Args:
+        promises: where they are kept.
+        folder: the run's own.
+        run_id: what the person calls it.
+        is_synced: whether records wait for the disk.
+    """
+
+    def __init__(self, promises: Promises, folder: Path, run_id: str, clock: Clock, *, is_synced: bool = True) -> None:
+        self._promises = promises
+        self.folder = folder
+        self.run_id = run_id
+        self._clock = clock
+        self._is_synced = is_synced
+        self._incarnation = incarnation()
+        self._generation = self._read_generation()
+
+    @property
+    def root_id(self) -> str:
+        """Id of the run's promise, and of everything below it: another one after each `--from-start`."""
+        return self.run_id if self._generation == 1 else f"{self.run_id}_{self._generation}"
+
+    async def begin(self, notebook: str, total: int) -> Promise:
+        """Return the run's promise, made now if there is none."""
+        param = {"v": 1, "notebook": notebook, "cells": total, "started_at": self._clock.unix_ms()}
+        created = await self._promises.create(self.root_id, param, kind=KIND, is_durable=self._is_synced)
+        return created.promise
+
+    async def start_again(self) -> None:
+        """Leave what there is of the run behind, and begin another under the same id."""
+        promise = await self._promises.get(self.root_id)
+        if promise is None:
+            return
+        if promise.is_pending:
+            await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
+        shutil.rmtree(self.folder / "outputs", ignore_errors=True)
+        self._generation += 1
+        path = self.folder / "generation"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(str(self._generation), encoding="ascii")
+        fresh.replace(path)
+
+    async def finish(self, status: str) -> None:
+        """Settle the run's promise."""
+        await self._promises.settle(self.root_id, "resolved", {"v": 1, "status": status}, is_durable=self._is_synced)
+
+    async def attempt(self, cell: int) -> Attempt:
+        """Return the newest attempt at a cell."""
+        found = Attempt()
+        for number in range(1, _ATTEMPTS_MAX):
+            promise = await self._promises.get(self._id(cell, number))
+            if promise is None:
+                break
+            param, value = promise.param_data(), promise.value_data()
+            param = param if isinstance(param, dict) else {}
+            record = None
+            if not promise.is_pending:
+                try:
+                    record = msgspec.convert(value, CellRecord)
+                except msgspec.ValidationError:
+                    record = CellRecord(status="interrupted")
+            found = Attempt(
+                number=number,
+                source_sha256=str(param.get("source_sha256", "")),
+                record=record,
+                is_elsewhere=promise.is_pending and is_foreign(param.get("incarnation")),
+            )
+        return found
+
+    async def claim(self, cell: int, attempt: int, source: str) -> None:
+        """Note that this process runs the cell; when this returns, no other one takes it for never begun.
+
+        Raises:
+            RunUnavailable: another process has claimed it.
+        """
+        param = {"v": 1, "source_sha256": sha256(source), "incarnation": self._incarnation, "attempt": attempt}
+        created = await self._promises.create(
+            self._id(cell, attempt),
+            param,
+            kind=names.EXECUTION,
+            tags={"capsule:run": self.root_id},
+            is_durable=self._is_synced,
+        )
+        if not created.is_new:
+            raise RunUnavailable(self.run_id, f"another process has begun with cell {cell + 1} meanwhile")
+
+    async def settle(self, cell: int, attempt: int, record: CellRecord) -> None:
+        """Note how the cell ended; what it made is on the disk by then."""
+        state = "resolved" if record.status == "ok" else "rejected"
+        value = msgspec.to_builtins(record)
+        await self._promises.settle(
+            self._id(cell, attempt),
+            "resolved" if state == "resolved" else "rejected",
+            value,
+            is_durable=self._is_synced,
+        )
+
+    def execution_id(self, cell: int) -> str:
+        """Return the id of a cell's execution, for its questions: the same for every attempt."""
+        return names.execution_id(self.root_id, cell)
+
+    def write_outputs(self, cell: int, attempt: int, outputs: list[Any]) -> tuple[str, str]:
+        """Keep a cell's outputs; return the file's name and its hash.
+
+        Raises:
+            RunUnavailable: they cannot be written.
+        """
+        data = json.dumps(outputs).encode()
+        name = f"outputs/{self._generation}-{cell}-{attempt}.json"
+        path = self.folder / name
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh = path.with_suffix(".new")
+            with fresh.open("wb") as file:
+                file.write(data)
+                file.flush()
+                if self._is_synced:
+                    os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError as exc:
+            raise RunUnavailable(self.run_id, f"its outputs cannot be written to {path}: {exc.strerror}") from exc
+        return name, hashlib.sha256(data).hexdigest()
+
+    def read_outputs(self, record: CellRecord) -> list[Any]:
+        """Return a cell's outputs.
+
+        Raises:
+            RunUnavailable: they are not there, or damaged.
+        """
+        path = self.folder / record.outputs
+        try:
+            data = path.read_bytes()
+        except OSError as exc:
+            raise RunUnavailable(
+                self.run_id, f"{path} cannot be read ({exc.strerror}): --from-start runs all cells again"
+            ) from exc
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise RunUnavailable(self.run_id, f"{path} is damaged: --from-start runs all cells again")
+        outputs: list[Any] = json.loads(data)
+        return outputs
+
+    def _id(self, cell: int, attempt: int) -> str:
+        execution = names.execution_id(self.root_id, cell)
+        return names.execution(execution if attempt == 1 else names.execution_id(execution, attempt))
+
+    def _read_generation(self) -> int:
+        try:
+            return int((self.folder / "generation").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 1
+
+
+def sha256(source: str) -> str:
+    """Return the hash that says whether a cell is still the same."""
+    return hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()

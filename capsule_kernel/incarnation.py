@@ -1,0 +1,45 @@
+"""Which process it was: what one that is gone has left behind is told from what another one still does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+
+def incarnation() -> dict[str, Any]:
+    """Return what tells this process from all others: machine, boot, pid and start."""
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "start": _started(os.getpid())}
+
+
+def is_foreign(described: Any) -> bool:
+    """Return whether `incarnation` was described on another machine, of whose processes nothing is known here."""
+    return isinstance(described, dict) and described.get("host") != socket.gethostname()
+
+
+def is_over(described: Any) -> bool:
+    """Return whether the process that `incarnation` described is known to have ended."""
+    if not isinstance(described, dict) or described.get("host") != socket.gethostname():
+        # Of another machine, nothing is known from here.
+        return False
+    pid, start = described.get("pid"), described.get("start")
+    if not isinstance(pid, int):
+        return False
+    return described.get("boot") != _boot_id() or _started(pid) != start
+
+
+def _started(pid: int) -> int:
+    """Return a process's start in clock ticks since the boot (proc_pid_stat(5)), 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""

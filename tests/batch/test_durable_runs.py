@@ -1,0 +1,355 @@
+"""`capsule run --id`: a run that goes on where it was, whatever was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+import psutil
+import pytest
+
+from .test_run import make, outputs, tagged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAIN = [sys.executable, "-c", "import sys; from capsule_kernel.cli import main; sys.exit(main())"]
+DEADLINE_S = 60.0
+
+
+class Place:
+    """A home of its own, with a notebook, and the commands run there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "HOME": str(folder),
+            "JUPYTER_DATA_DIR": str(folder / "data"),
+            "IPYTHONDIR": str(folder / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "CAPSULE_PROMISES_FILE": str(folder / "promises.sqlite3"),
+            "CAPSULE_CHECKPOINTS": str(folder / "checkpoints"),
+        }
+        self.started: list[subprocess.Popen[str]] = []
+
+    def command(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*MAIN, *map(str, args)],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+
+    def start(self, *args: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*MAIN, *map(str, args)],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, path: Path, *args: str | Path, run_id: str = "r") -> subprocess.CompletedProcess[str]:
+        return self.command("run", path, "--id", run_id, *args)
+
+    def state(self, run_id: str = "r") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("runs", "show", run_id, "--json").stdout)
+        return found
+
+    def log(self) -> list[str]:
+        """What the cells wrote down outside, in order."""
+        path = self.folder / "log"
+        return path.read_text().split() if path.exists() else []
+
+    def wait_for_log(self, count: int) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(self.log()) < count:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.02)
+
+    def kill_all(self, process: subprocess.Popen[str]) -> None:
+        """End the runner with its kernel at once, as a machine does that loses its power."""
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in family:
+            each.kill()
+        psutil.wait_procs(family, timeout=10)
+        process.communicate()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    found = Place(tmp_path)
+    yield found
+    for process in found.started:
+        if process.poll() is None:
+            found.kill_all(process)
+
+
+def noting(name: str, more: str = "") -> str:
+    return f"_ = open('log', 'a').write('{name} ')\n{more}"
+
+
+def hanging(name: str) -> str:
+    """A cell that hangs the first time it is run, and ends at once when it is run again."""
+    more = (
+        f"import time, os\nfirst = not os.path.exists('{name}')\nopen('{name}', 'w').close()\nif first: time.sleep(600)"
+    )
+    return noting(name, more)
+
+
+def test_a_run_without_trouble_is_like_any_other(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "x = 1", "print(x + 1)")
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2\n"
+    assert place.state()["state"] == "finished"
+    # Again: nothing is run, and the notebook is written all the same.
+    executed = place.folder / "a.executed.ipynb"
+    before = nbformat.read(executed, as_version=4)
+    executed.unlink()
+    again = place.run(path)
+    assert again.returncode == 0, again.stderr
+    assert "2 cells finished earlier" in again.stderr
+    assert outputs(executed) == [cell.outputs for cell in before.cells]
+
+
+@pytest.mark.parametrize("victim", ["all", pytest.param("kernel", marks=pytest.mark.slow)])
+def test_after_a_kill_the_same_command_goes_on_and_no_finished_cell_runs_twice(place: Place, victim: str) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "import numpy as np\nx = np.arange(5); y = x[1:]\nprint('made')"),
+        noting("b", "y[0] = 10\nclass C: pass\nc = C(); 6 * 7"),
+        tagged(hanging("c") + "\nprint(x, isinstance(c, C), In[1][:4], Out[2])", "rerun:safe"),
+        noting("d", "print('end')"),
+    )
+    process = place.start("run", path, "--id", "r")
+    place.wait_for_log(3)
+    if victim == "all":
+        place.kill_all(process)
+        state = place.state()
+        assert (state["state"], state["done"]) == ("stopped", 2)
+        assert [cell["status"] for cell in state["cells"]] == ["ok", "ok", "interrupted", "waiting"]
+        done = place.run(path)
+        returncode, stderr = done.returncode, done.stderr
+    else:
+        (kernel,) = [
+            child for child in psutil.Process(process.pid).children() if "capsule_kernel" in " ".join(child.cmdline())
+        ]
+        kernel.kill()
+        _, stderr = process.communicate(timeout=DEADLINE_S)
+        returncode = process.returncode
+    assert returncode == 0, stderr
+    assert "2 cells finished earlier" in stderr
+    assert place.log() == ["a", "b", "c", "c", "d"]
+    cells = nbformat.read(place.folder / "a.executed.ipynb", as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4]
+    texts = [
+        "".join(output.get("text", output.get("data", {}).get("text/plain", "")) for output in cell.outputs)
+        for cell in cells
+    ]
+    assert texts == ["made\n", "42", "[ 0 10  2  3  4] True _ =  42\n", "end\n"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_under_a_cell_is_no_end_of_the_run(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "x = 5"),
+        tagged(
+            noting("b", "import os\nif os.path.exists('b'): print(x)\nelse:\n    open('b', 'w').close(); os._exit(3)"),
+            "safe",
+        ),
+    )
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("5\n")
+    assert place.log() == ["a", "b", "b"]
+
+
+def test_an_interrupted_cell_is_asked_about_and_an_answer_from_elsewhere_counts(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b"), noting("c", "print(x)"))
+    _kill_at(place, path, 2)
+    process = place.start("run", path, "--id", "r")
+    question = _wait_for_question(place)
+    assert "was interrupted" in question["prompt"]
+    assert place.state()["state"] == "waiting"
+    assert place.command("answer", question["id"], "yes").returncode == 0
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert out == "1\n"
+    assert place.log() == ["a", "b", "b", "c"]
+
+
+@pytest.mark.slow
+def test_a_no_leaves_the_cell_alone(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
+    _kill_at(place, path, 2)
+    process = place.start("run", path, "--id", "r")
+    question = _wait_for_question(place)
+    place.command("answer", question["id"], "no")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 1
+    assert "cell 2 was interrupted" in err
+    assert place.log() == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_never_means_never(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), tagged(hanging("b"), "rerun:never"))
+    _kill_at(place, path, 2)
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 1
+    assert "cell 2 was interrupted" in done.stderr
+    fresh = place.run(path, "--from-start")
+    assert fresh.returncode == 0, fresh.stderr
+    assert place.log() == ["a", "b", "a", "b"]
+
+
+def test_a_changed_notebook_is_noticed(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b"))
+    _kill_at(place, path, 2)
+    make(path, noting("a", "x = 2"), hanging("b"))
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 1
+    assert "cell 1 has changed since it ran" in done.stderr
+    assert place.log() == ["a", "b"]
+    # What has not run yet may change.
+    make(path, noting("a", "x = 1"), noting("b", "print('new', x)"))
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "new 1\n"
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_run_again_by_the_same_command(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "x = 1"),
+        noting("b", "import os\nif not os.path.exists('ready'): 1 / 0\nprint(x)"),
+    )
+    failed = place.run(path)
+    assert failed.returncode == 1
+    assert "ZeroDivisionError" in failed.stdout
+    (place.folder / "ready").touch()
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert place.log() == ["a", "b", "b"]
+
+
+def test_what_a_remaining_cell_may_read_and_could_not_be_kept_stops_the_run(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "numbers = (n for n in range(3))\nx = 1"),
+        hanging("b"),
+        "print(next(numbers))",
+    )
+    _kill_at(place, path, 2)
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 1
+    assert "numbers" in done.stderr
+    assert "generator" in done.stderr
+    assert place.log() == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_what_no_remaining_cell_reads_may_be_lost(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb", noting("a", "numbers = (n for n in range(3))\nx = 1"), hanging("b"), "print(x)"
+    )
+    _kill_at(place, path, 2)
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "1\n"
+
+
+def test_a_question_of_a_cell_pauses_the_run_and_its_answer_outlives_it(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a"),
+        tagged(noting("b", "name = input('Name? ')\n") + hanging("c") + "\nprint(name)", "rerun:safe"),
+    )
+    process = place.start("run", path, "--id", "r")
+    question = _wait_for_question(place)
+    assert question["prompt"] == "Name? "
+    assert place.command("answer", question["id"], "Ada").returncode == 0
+    place.wait_for_log(3)
+    place.kill_all(process)
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Ada\n"
+
+
+@pytest.mark.slow
+def test_two_commands_cannot_run_the_same_run(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", hanging("a"))
+    first = place.start("run", path, "--id", "r")
+    place.wait_for_log(1)
+    second = place.run(path)
+    assert second.returncode == 1
+    assert f"process {first.pid} runs it now" in second.stderr
+
+
+@pytest.mark.slow
+def test_a_run_is_listed_and_canceled(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
+    process = place.start("run", path, "--id", "r")
+    place.wait_for_log(2)
+    assert "r  running  1 of 2 cells  a.ipynb" in place.command("runs", "list").stdout
+    assert place.command("runs", "cancel", "r").returncode == 0
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode != 0
+    assert place.state()["state"] == "canceled"
+    refused = place.run(path)
+    assert refused.returncode == 1
+    assert "it was canceled" in refused.stderr
+    unknown = place.command("runs", "show", "unknown")
+    assert unknown.returncode == 1
+    assert "no such run" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["--id", "a b"], "use letters, digits"),
+        (["--from-start"], "give the run an --id"),
+        (["--id", "r", "--kernel", "python3"], "needs the Capsule kernel"),
+        (["--id", "r", "--kernel-config", "durability=off"], "durability is off"),
+    ],
+)
+def test_wrong_arguments_are_named(place: Place, args: list[str], part: str) -> None:
+    path = make(place.folder / "a.ipynb", "1")
+    refused = place.command("run", path, *args)
+    assert refused.returncode in (1, 2)
+    assert part in refused.stderr
+
+
+def _kill_at(place: Place, path: Path, count: int) -> None:
+    process = place.start("run", path, "--id", "r")
+    place.wait_for_log(count)
+    place.kill_all(process)
+
+
+def _wait_for_question(place: Place) -> dict[str, Any]:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        listed = place.command("inputs", "--json")
+        found = json.loads(listed.stdout) if listed.returncode == 0 else []
+        if found:
+            question: dict[str, Any] = found[0]
+            return question
+        assert time.monotonic() < deadline, listed.stderr
