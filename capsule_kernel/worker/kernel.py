@@ -5,6 +5,7 @@ Source: ipykernel's `IPythonKernel`, whose attributes widgets, matplotlib and de
 
 from __future__ import annotations
 
+import functools
 import getpass
 import queue
 import threading
@@ -20,6 +21,7 @@ from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.output import flush_streams
+from capsule_kernel.worker.polling import Handlers, Polling
 from capsule_kernel.worker.standin import IOPubSession, kernel_class
 
 if TYPE_CHECKING:
@@ -65,6 +67,10 @@ class WorkerKernel:
 
     implementation = "capsule"
 
+    # What libraries look at before they do something themselves; here it never is otherwise.
+    _aborting = False
+    shell_stream: Any = None
+
     def __init__(
         self,
         *,
@@ -83,6 +89,7 @@ class WorkerKernel:
         self.undo = 0
         self.checkpoints: Checkpoints | None = None
         self.report: dict[str, Any] = {}
+        self.polling: Polling | None = None
         self.allow_stdin = False
         self.eventloop: Any = None
         self.session = IOPubSession(shell)
@@ -145,6 +152,47 @@ class WorkerKernel:
     @property
     def _parent_header(self) -> dict[str, Any]:
         return self.get_parent()
+
+    @property
+    def _parent_ident(self) -> dict[str, bytes]:
+        # Whose the request is only the front knows; libraries hand it back to `set_parent`.
+        return {"shell": b"", "control": b""}
+
+    @functools.cached_property
+    def shell_handlers(self) -> dict[str, Any]:
+        """What handles requests, by their type; see `Handlers`."""
+        return Handlers(self)
+
+    @functools.cached_property
+    def control_handlers(self) -> dict[str, Any]:
+        """As `shell_handlers`."""
+        return Handlers(self)
+
+    def pre_handler_hook(self) -> None:
+        """Do nothing; there to be called."""
+
+    def post_handler_hook(self) -> None:
+        """Do nothing; there to be called."""
+
+    async def execute_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Do nothing: the front has the requests, and sends a cell when it is its turn."""
+
+    async def comm_open(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
+        """Handle a message as if a client had sent it."""
+        self.comm_manager.comm_open(stream, ident, msg)
+
+    async def comm_msg(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
+        """Handle a message as if a client had sent it."""
+        self.comm_manager.comm_msg(stream, ident, msg)
+
+    async def comm_close(self, stream: Any, ident: Any, msg: dict[str, Any]) -> None:
+        """Handle a message as if a client had sent it."""
+        self.comm_manager.comm_close(stream, ident, msg)
+
+    async def do_one_iteration(self) -> None:
+        """Handle the widgets' messages that have come in while a cell runs; see `Polling`."""
+        if self.polling is not None:
+            await self.polling.do_one_iteration()
 
     def do_complete(self, code: str, cursor_pos: int | None) -> dict[str, Any]:
         """Complete code; from any thread (VS Code calls this from code that it executes)."""

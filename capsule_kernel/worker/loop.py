@@ -81,6 +81,11 @@ class EventLoopCoordinator:
         asyncio.set_event_loop(loop)
         return loop
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop runs: between cells, and in one that awaits."""
+        return self._loop is not None and self._loop.is_running()
+
     def queue_for_async(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Have `coroutine` run as a task when the loop runs next."""
         self._queued.append(coroutine)

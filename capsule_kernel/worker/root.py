@@ -50,6 +50,7 @@ from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.lineage import Lineage, Links, renew_loop
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator, LoopRunner
 from capsule_kernel.worker.mimejson import encode_content
+from capsule_kernel.worker.polling import Polling
 from capsule_kernel.worker.reader import Reader
 from capsule_kernel.worker.shell import text_of
 
@@ -85,6 +86,7 @@ class Worker:
         self._pid = os.getpid()
         self._reserve = _reserve()
         self._inbox: deque[ToWorker] = deque()
+        self._taking = threading.Lock()
         self._decoder = FrameDecoder()
         self._cancellation = ExecutionCancellation()
         self._channel = Channel(main, self._cancellation)
@@ -205,6 +207,7 @@ class Worker:
             cancellation=self._cancellation,
             coroutines=self._coroutines,
         )
+        self.kernel.polling = Polling(coordinator=self._coordinator, handle_waiting=self._handle_waiting)
         shell.builtin_trap.auto_builtins["input"] = self.kernel.take_over_input()
         # For good, rather than in and out for each cell: tasks and threads between cells want `input` as well.
         shell.builtin_trap.__enter__()
@@ -386,13 +389,14 @@ class Worker:
         # A cell may await meanwhile: its interrupt must not lose what has been read.
         is_held = self._cancellation.hold()
         try:
-            data = self._receive()
-            if not data:
-                self._inbox.append(Shutdown())
-                self._coordinator.ensure_event_loop().remove_reader(self._main)
-            for payload in self._decoder.feed(data):
-                self._inbox.append(decode_to_worker(payload))
-        except InterruptedError:
+            with self._taking:
+                data = self._receive()
+                if not data:
+                    self._inbox.append(Shutdown())
+                    self._coordinator.ensure_event_loop().remove_reader(self._main)
+                for payload in self._decoder.feed(data):
+                    self._inbox.append(decode_to_worker(payload))
+        except (InterruptedError, BlockingIOError):
             return
         except MemoryError:
             # What has been read is lost with it.
@@ -406,17 +410,30 @@ class Worker:
 
     def _receive(self) -> bytes:
         try:
-            return self._main.recv(_READ_BYTES)
+            return self._main.recv(_READ_BYTES, socket.MSG_DONTWAIT)
         except MemoryError:
             # User code holds all there is. With the reserve the next cell, which may free some, can still run.
             self._reserve = None
-            return self._main.recv(_READ_IN_NEED_BYTES)
+            return self._main.recv(_READ_IN_NEED_BYTES, socket.MSG_DONTWAIT)
 
     def _handle_comms(self) -> None:
         """Handle comm messages up to the next cell; called on the loop."""
         while self._inbox and isinstance(self._inbox[0], Comm):
             message = self._inbox.popleft()
             assert isinstance(message, Comm)
+            self._handle(message)
+
+    def _handle_waiting(self) -> None:
+        """Handle comm messages up to the next cell, in a thread for which a cell waits."""
+        messages: list[Comm] = []
+        with self._taking:
+            with contextlib.suppress(BlockingIOError):
+                # At its end there is nothing here; the main thread will find that.
+                for payload in self._decoder.feed(self._receive()):
+                    self._inbox.append(decode_to_worker(payload))
+            while self._inbox and isinstance(self._inbox[0], Comm):
+                messages.append(self._inbox.popleft())  # type: ignore[arg-type]  # looked at in the line before
+        for message in messages:
             self._handle(message)
 
     def _handle(self, message: Comm) -> None:
