@@ -14,6 +14,7 @@ import nbformat
 import psutil
 import pytest
 
+from .kills import series
 from .test_run import make, outputs, tagged
 
 if TYPE_CHECKING:
@@ -353,3 +354,9 @@ def _wait_for_question(place: Place) -> dict[str, Any]:
             question: dict[str, Any] = found[0]
             return question
         assert time.monotonic() < deadline, listed.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_kills_at_random_moments_leave_runs_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    assert series(tmp_path, 8, seed=7).kills >= 8
