@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import completion, execution, interrupts, memory, notebooks, output, promises, start, workers
+from . import checkpoints, completion, execution, interrupts, memory, notebooks, output, promises, start, workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,8 @@ GROUPS: dict[str, Callable[[Run], None]] = {
     "interrupt": interrupts.measure,
     "memory": memory.measure,
     "notebooks": notebooks.measure,
+    "checkpoints": checkpoints.measure,
+    "variables": checkpoints.measure_notebooks,
     "promises": promises.measure_store,
     "promises_start": promises.measure_start,
 }
