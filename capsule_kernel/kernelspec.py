@@ -69,7 +69,7 @@ def kernel_spec(
         "language": "python",
         "interrupt_mode": "message",
         "kernel_protocol_version": "5.5",
-        "metadata": {"debugger": True},
+        "metadata": {"debugger": True, "supported_encryption": ["curve"]},
     }
     return spec | {"env": dict(env)} if env else spec
 

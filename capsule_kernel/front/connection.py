@@ -33,6 +33,15 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     signature_scheme: str = "hmac-sha256"
     kernel_name: str = ""
     jupyter_session: str = ""
+    curve_publickey: str | msgspec.UnsetType | None = msgspec.UNSET
+    curve_secretkey: str | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def curve_keys(self) -> tuple[bytes, bytes] | None:
+        """Public and secret key of the server, in Z85, where the channels are to be encrypted (CurveZMQ)."""
+        if not self.curve_publickey or not self.curve_secretkey:
+            return None
+        return self.curve_publickey.encode(), self.curve_secretkey.encode()
 
     def address(self, channel: str) -> str:
         """Return the ZMQ address of `channel`; for a port of 0 one that asks for a free port."""
@@ -63,6 +72,8 @@ def read_connection(path: str) -> Connection:
         raise ConnectionFileError(path, f"it is not a connection file: {exc}") from exc
     if connection.transport not in ("tcp", "ipc"):
         raise ConnectionFileError(path, f"transport is {connection.transport!r}: expected 'tcp' or 'ipc'")
+    if bool(connection.curve_publickey) != bool(connection.curve_secretkey):
+        raise ConnectionFileError(path, "curve_publickey and curve_secretkey belong together; one of them is missing")
     from capsule_kernel.wire.jupyter import digest_of  # after the zygote was forked: it imports OpenSSL
 
     try:

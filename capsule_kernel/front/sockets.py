@@ -169,12 +169,17 @@ class Sockets:
             BindError: an address cannot be bound.
         """
         ports: dict[str, int] = {}
+        keys = connection.curve_keys
         for name, sock in self._sockets.items():
             address = connection.address(name)
             try:
+                if keys is not None:
+                    _encrypt(sock, *keys)
                 sock.bind(address)
             except zmq.ZMQError as exc:
                 raise BindError(name, address, exc.strerror or str(exc)) from exc
+            except ValueError as exc:
+                raise BindError(name, address, str(exc)) from exc
             if connection.transport == "tcp":
                 endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
                 assert isinstance(endpoint, bytes)
@@ -215,3 +220,22 @@ class Sockets:
         except zmq.ZMQError:
             # The process ends.
             return
+
+
+def _encrypt(sock: zmq.Socket[bytes], public_key: bytes, secret_key: bytes) -> None:
+    """Have `sock` accept CurveZMQ clients only that know the public key (jupyter_client, "Transport encryption").
+
+    Raises:
+        ValueError: these are no keys, or no pair.
+        zmq.ZMQError: the library cannot encrypt.
+    """
+    try:
+        is_pair = zmq.curve_public(secret_key) == public_key
+    except (ValueError, zmq.ZMQError):
+        is_pair = False
+    if not is_pair:
+        # With another public key than its own it would listen to nobody, and say nothing.
+        raise ValueError("curve_publickey and curve_secretkey of the connection file are no pair of CurveZMQ keys")
+    sock.setsockopt(zmq.CURVE_SECRETKEY, secret_key)
+    sock.setsockopt(zmq.CURVE_PUBLICKEY, public_key)
+    sock.setsockopt(zmq.CURVE_SERVER, 1)

@@ -77,9 +77,17 @@ class Client:
         each.linger = 0
         each.set_hwm(0)
         each.reconnect_ivl = 5
+        self._encrypt(each)
         self._sockets[channel] = each
         self._poller.register(each, zmq.POLLIN)
         return each
+
+    def _encrypt(self, each: zmq.Socket[bytes]) -> None:
+        """Use the connection file's keys, if it has some, as jupyter_client does: the server's pair is the client's."""
+        info = self.process.info
+        if "curve_publickey" in info:
+            each.curve_secretkey = info["curve_secretkey"].encode()
+            each.curve_publickey = each.curve_serverkey = info["curve_publickey"].encode()
 
     def is_open(self) -> bool:
         """Whether the sockets are open."""
@@ -250,6 +258,7 @@ class Client:
         """Send to the heartbeat channel; what it echoes."""
         with self._context.socket(zmq.REQ) as each:
             each.linger = 0
+            self._encrypt(each)
             each.connect(self.process.address("hb"))
             each.send(payload)
             if not each.poll(int(timeout_s * 1000)):
