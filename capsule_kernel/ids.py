@@ -12,6 +12,11 @@ def new_session() -> str:
     return uuid.uuid4().hex
 
 
+def new_subshell() -> str:
+    """Return the id of a new subshell (JEP 91)."""
+    return str(uuid.uuid4())
+
+
 def username() -> str:
     """Return the user's name for message headers."""
     try:

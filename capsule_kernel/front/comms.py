@@ -98,7 +98,9 @@ class Comms:
         first_queued = self._first_queued()
         waiting, self._waiting = self._waiting, deque()
         for request, content in waiting:
-            is_in_turn = first_queued is None or first_queued > request.serial
+            # A subshell's message has no place among the main shell's cells (JEP 91).
+            is_beside = request.message.header.subshell_id is not None
+            is_in_turn = is_beside or first_queued is None or first_queued > request.serial
             if is_in_turn or content.comm_id in self._open:
                 self._hand_over(session, request, content)
             else:

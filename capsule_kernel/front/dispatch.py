@@ -46,6 +46,7 @@ class Dispatch:
         comm: Callable[[Request], None],
         handlers: Mapping[str, Handler],
         slow_handlers: Mapping[str, SlowHandler],
+        knows_subshell: Callable[[str], bool],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._wire = wire
@@ -56,6 +57,7 @@ class Dispatch:
         self._comm = comm
         self._handlers = handlers
         self._slow_handlers = slow_handlers
+        self._knows_subshell = knows_subshell
         self._loop = loop
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -72,6 +74,10 @@ class Dispatch:
             return
         msg_type = message.header.msg_type
         request = self._requests.add(message, channel)
+        subshell_id = message.header.subshell_id
+        if subshell_id is not None and not self._knows_subshell(subshell_id):
+            self._refuse(request, subshell_id)
+            return
         if msg_type == "execute_request":
             self._execute(request)
         elif msg_type in _COMM_MESSAGES:
@@ -90,6 +96,13 @@ class Dispatch:
             task.add_done_callback(self._tasks.discard)
         else:
             _log.warning("a message of unknown type %r was dropped", msg_type)
+
+    def _refuse(self, request: Request, subshell_id: str) -> None:
+        """Answer what is addressed to a subshell that is not there, in the bracket that its client waits for."""
+        with self._iopub.handling(request.parent):
+            if request.message.header.msg_type not in _COMM_MESSAGES:
+                text = f"there is no subshell {subshell_id!r}"
+                self._replies.error(request, _reply_type(request), "UnknownSubshellError", text)
 
     async def _handle_slowly(self, request: Request, content: Awaitable[Content]) -> None:
         try:

@@ -44,6 +44,7 @@ from capsule_kernel.wire.worker_messages import (
     CommHandled,
     Debuggable,
     Done,
+    DoneBeside,
     FromWorker,
     HandleWhileBlocked,
     HistoryAnswer,
@@ -61,6 +62,7 @@ from capsule_kernel.wire.worker_messages import (
 
 if TYPE_CHECKING:
     from capsule_kernel.front.debugger import Debugger
+    from capsule_kernel.front.subshells import Subshells
 
 _log = logging.getLogger(__name__)
 _IS_COMPLETE_DEADLINE_S = 2.0
@@ -101,6 +103,7 @@ class Kernel:
         self._connection = connection
         self._connection_file = connection_file
         self._wire = wire
+        self._clock = clock
         self._loop = loop
         # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
         self._cell_prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")
@@ -109,6 +112,7 @@ class Kernel:
         self._tasks: set[asyncio.Task[None]] = set()
         self._usage = Usage()
         self._debugger: Debugger | None = None
+        self._subshells: Subshells | None = None
         self._sockets = Sockets(loop)
         self._requests = Requests()
         self._iopub = IOPub(
@@ -195,6 +199,9 @@ class Kernel:
                 "comm_info_request": self._comm_info,
                 "interrupt_request": self._interrupt,
                 "shutdown_request": self._shutdown,
+                "create_subshell_request": lambda request: self._all_subshells().create(request),
+                "delete_subshell_request": lambda request: self._all_subshells().delete(request),
+                "list_subshell_request": lambda request: self._all_subshells().ids(request),
                 "usage_request": self._answer_usage,
             },
             slow_handlers={
@@ -204,6 +211,7 @@ class Kernel:
                 "history_request": self._answer_history,
                 "debug_request": self._debug,
             },
+            knows_subshell=lambda name: self._subshells is not None and self._subshells.knows(name),
             loop=loop,
         )
 
@@ -230,6 +238,8 @@ class Kernel:
         """Serve until the kernel is to end; end everything; return the exit status."""
         status = await self._stopped
         self._executions.abort_queued()
+        if self._subshells is not None:
+            self._subshells.abort_queued()
         self._executions.leave()
         self._inputs.leave_open()
         self._comms.abandon()
@@ -262,6 +272,8 @@ class Kernel:
         """See `PoolOwner`."""
         self._inspections.on_ready(session)
         self._comms.on_ready(session)
+        if self._subshells is not None:
+            self._subshells.on_ready()
         if self._debugger is None:
             self._executions.on_ready(session)
         else:
@@ -279,6 +291,8 @@ class Kernel:
                 self._executions.on_publish(message)
             case Done():
                 self._executions.on_done(session, message)
+            case DoneBeside():
+                self._all_subshells().on_done(session, message)
             case Ask():
                 self._executions.on_ask(session, message)
             case Unasked():
@@ -307,6 +321,8 @@ class Kernel:
     def on_worker_text(self, session: Session, name: str, text: str) -> None:
         """See `PoolOwner`."""
         handled = None if self._executions.is_busy else self._comms.current
+        if handled is None and self._subshells is not None and not self._executions.is_busy:
+            handled = self._subshells.current
         self._executions.on_descriptor_text(name, text, during=handled)
 
     def on_worker_death(self, session: Session, death: Death, heir: Session | None) -> None:
@@ -316,6 +332,8 @@ class Kernel:
         if self._debugger is not None:
             self._debugger.on_death()
         live = self._executions.go_back(session, heir)
+        if self._subshells is not None:
+            self._subshells.on_death(session, death, live)
         is_told = self._comms.on_death(session, death, self._executions.running, heir, live)
         self._executions.on_death(session, death, heir, live, is_told=is_told)
 
@@ -340,7 +358,10 @@ class Kernel:
 
     def _execute(self, request: Request) -> None:
         self._pool.try_again()
-        self._executions.submit(request)
+        if request.message.header.subshell_id is None:
+            self._executions.submit(request)
+        else:
+            self._all_subshells().submit(request)
 
     def _comm(self, request: Request) -> None:
         self._pool.try_again()
@@ -365,7 +386,7 @@ class Kernel:
             "banner": f"Python {sys.version}\nCapsule {__version__}\n",
             "help_links": _HELP_LINKS,
             "debugger": True,
-            "supported_features": ["debugger"],
+            "supported_features": ["debugger", "kernel subshells"],
         }
 
     def _connect(self, request: Request) -> dict[str, Any]:
@@ -428,6 +449,20 @@ class Kernel:
         finally:
             # After the reply and idle, which are sent in the same turn of the loop.
             self._loop.call_soon(let_go)
+
+    def _all_subshells(self) -> Subshells:
+        if self._subshells is None:
+            from capsule_kernel.front.subshells import Subshells
+
+            self._subshells = Subshells(
+                iopub=self._iopub,
+                replies=self._replies,
+                clock=self._clock,
+                session=lambda: self._pool.serving,
+                on_exit=self.stop,
+                engine=self._wire.session,
+            )
+        return self._subshells
 
     async def _debug(self, request: Request) -> dict[str, Any]:
         if self._debugger is None:

@@ -140,7 +140,15 @@ class DebugQuestion(_Message, frozen=True, kw_only=True, tag=9):
     arguments: dict[str, Any]
 
 
-ToReader = Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt | Comm | Debug | DebugQuestion
+class ExecuteBeside(Execute, frozen=True, kw_only=True, tag=10):
+    """Run a cell of a subshell in a thread, whatever the main thread does (JEP 91)."""
+
+    subshell: str
+
+
+ToReader = (
+    Complete | Inspect | InputReply | Tick | HistoryAnswer | Interrupt | Comm | Debug | DebugQuestion | ExecuteBeside
+)
 
 # --- worker to front, either link -----------------------------------------------------------------------------------
 
@@ -263,6 +271,15 @@ class SnapshotRefused(_Message, frozen=True, kw_only=True, tag=13):
     reason: str
 
 
+class DoneBeside(_Message, frozen=True, kw_only=True, tag=14):
+    """A cell of a subshell has ended and everything that it wrote through Python is on the link before this."""
+
+    serial: int
+    status: str
+    content: bytes
+    exiting: bool = False
+
+
 class Born(_Message, frozen=True, kw_only=True, tag=1):
     """A snapshot sleeps; comes with the front's ends of its two links by SCM_RIGHTS, on the descriptor for births."""
 
@@ -303,6 +320,7 @@ FromWorker = (
     | CommHandled
     | HandleWhileBlocked
     | SnapshotRefused
+    | DoneBeside
 )
 
 # --- front to zygote and back ---------------------------------------------------------------------------------------

@@ -175,9 +175,10 @@ class CellCompiler(CachingCompiler):
         given = os.environ.get("IPYKERNEL_CELL_NAME")
         if given is not None:
             return given
-        if self._named[0] != raw_code:
-            self._named = (raw_code, f"{self.cell_prefix}{murmur2(raw_code, CELL_NAME_SEED)}.py")
-        return self._named[1]
+        named = self._named
+        if named[0] != raw_code:
+            self._named = named = (raw_code, f"{self.cell_prefix}{murmur2(raw_code, CELL_NAME_SEED)}.py")
+        return named[1]
 
     def parses(self, source: str, raw_code: str) -> bool:
         """Return whether `source` is Python, and keep the tree for the `ast_parse` that follows."""
@@ -226,7 +227,7 @@ class CellCompiler(CachingCompiler):
     def _compile(
         self, nodes: list[ast.stmt], cell_name: str, interactivity: str, *, may_await: bool
     ) -> list[tuple[CodeType, bool]]:
-        plain, interactive = _split(nodes, interactivity)
+        plain, interactive = split_for_display(nodes, interactivity)
         with self.extra_flags(PyCF_ALLOW_TOP_LEVEL_AWAIT if may_await else 0):
             codes = [self._with_kind(ast.Module([node], []), cell_name, "exec") for node in plain]
             codes += [self._with_kind(ast.Interactive([node]), cell_name, "single") for node in interactive]
@@ -240,7 +241,7 @@ class CellCompiler(CachingCompiler):
 _ASSIGNMENTS = (ast.AugAssign, ast.AnnAssign)
 
 
-def _split(nodes: list[ast.stmt], interactivity: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
+def split_for_display(nodes: list[ast.stmt], interactivity: str) -> tuple[list[ast.stmt], list[ast.stmt]]:
     """Return the statements to run and those to run and display, for IPython's `ast_node_interactivity`."""
     if interactivity == "last_expr_or_assign":
         last = nodes[-1]

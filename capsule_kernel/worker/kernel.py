@@ -91,6 +91,8 @@ class WorkerKernel:
         self.report: dict[str, Any] = {}
         self.polling: Polling | None = None
         self.allow_stdin = False
+        # What a subshell's cell may ask is its own client's business.
+        self.thread = threading.local()
         self.eventloop: Any = None
         self.session = IOPubSession(shell)
         self.iopub_socket = object()
@@ -231,7 +233,7 @@ class WorkerKernel:
             TimeoutError: nobody answered in time.
             KeyboardInterrupt: the question was canceled, or the cell interrupted.
         """
-        if not self.allow_stdin and not self._durable_input:
+        if not getattr(self.thread, "allow_stdin", self.allow_stdin) and not self._durable_input:
             standin.refuse_input(password=password)
         flush_streams()
         ask = self._questions.open()

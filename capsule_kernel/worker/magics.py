@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from IPython.core import page
@@ -43,6 +44,16 @@ class KernelMagics(Magics):
     def clear(self, line: str) -> None:
         """Clear the terminal of a console; does nothing in a notebook."""
         self.shell.system("clear")
+
+    @line_magic
+    def subshell(self, line: str) -> None:
+        """Show which shell runs this cell, and where."""
+        name = self.shell.get_parent().get("header", {}).get("subshell_id")
+        print(f"subshell id: {name}")  # noqa: T201 - a magic prints
+        print(f"thread id: {threading.get_ident()}")  # noqa: T201 - as above
+        print(f"main thread id: {threading.main_thread().ident}")  # noqa: T201 - as above
+        print(f"pid: {os.getpid()}")  # noqa: T201 - as above
+        print(f"thread count: {threading.active_count()}")  # noqa: T201 - as above
 
     @line_magic
     def less(self, arg_s: str) -> None:

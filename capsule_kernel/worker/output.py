@@ -120,9 +120,12 @@ class OutStream(io.TextIOBase):
         with self._lock:
             self._publish()
 
-    def take(self) -> Stream | None:
-        """Return what is held as a message, and hold nothing."""
+    def take(self, parent: int | None = None) -> Stream | None:
+        """Return what is held as a message, and hold nothing. What is not of `parent`, if named, is published first."""
         with self._lock:
+            if parent is not None and self._held_parent != parent:
+                # Now: the other's cell may end before this caller sends anything.
+                self._publish()
             if not self._held_characters:
                 return None
             message = Stream(parent=self._held_parent, name=self._stream, text=_utf8("".join(self._held)))

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from capsule_kernel.wire.worker_messages import Execute
+
 _variable: contextvars.ContextVar[int] = contextvars.ContextVar("capsule_request", default=0)
 _newest = [0]
 _THREAD_ATTRIBUTE = "_capsule_request"
@@ -46,6 +48,18 @@ def message_of(parent: bytes, content: dict[str, Any]) -> dict[str, Any]:
         "content": content,
         "buffers": [],
     }
+
+
+def request_of(message: Execute) -> dict[str, Any]:
+    """Return an `execute_request` as libraries expect to find it."""
+    content = {
+        "code": message.code,
+        "silent": message.silent,
+        "store_history": message.store_history,
+        "user_expressions": message.user_expressions,
+        "allow_stdin": message.allow_stdin,
+    }
+    return message_of(message.parent, content)
 
 
 def set_thread_parent(serial: int) -> contextvars.Token[int]:

@@ -22,6 +22,7 @@ from capsule_kernel.wire.worker_messages import (
     Complete,
     Debug,
     DebugQuestion,
+    ExecuteBeside,
     HistoryAnswer,
     InputReply,
     Inspect,
@@ -38,6 +39,7 @@ from capsule_kernel.worker.debugging import Debugging, hide_thread
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions
 from capsule_kernel.worker.mimejson import encode_content
+from capsule_kernel.worker.subshells import SubshellExecutor
 
 if TYPE_CHECKING:
     from capsule_kernel.worker.shell import ZMQInteractiveShell
@@ -58,6 +60,7 @@ class Reader:
         cancellation: ExecutionCancellation,
         comms: CommDelivery,
         debugging: Debugging,
+        subshells: SubshellExecutor,
         interval_ms: int,
     ) -> None:
         self._sock = sock
@@ -67,6 +70,7 @@ class Reader:
         self._cancellation = cancellation
         self._comms = comms
         self._debugging = debugging
+        self._subshells = subshells
         self._interval_ms = interval_ms
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._is_publishing = False
@@ -171,6 +175,8 @@ class Reader:
                     self._debugging.start()
                 else:
                     self._debugging.stop()
+            case ExecuteBeside():
+                self._subshells.start(message)
             case DebugQuestion(serial=serial):
                 self._channel.send(Answer(serial=serial, content=encode_content(self._answer(message))))
             case Tick(serial=serial):

@@ -53,6 +53,7 @@ from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.polling import Polling
 from capsule_kernel.worker.reader import Reader
 from capsule_kernel.worker.shell import text_of
+from capsule_kernel.worker.subshells import SubshellExecutor
 
 _READ_BYTES = 1 << 18
 _HISTORY_DEADLINE_S = 5.0
@@ -119,6 +120,17 @@ class Worker:
         self._newest: tuple[int, int] = (0, 0)
         self._streams = (output.STDOUT, output.STDERR)
         self._debugging = Debugging(shell=self._shell, births=births, folder=options.cell_prefix)
+        self.kernel = WorkerKernel(
+            shell=self._shell,
+            channel=self._channel,
+            cancellation=self._cancellation,
+            questions=self._questions,
+            connection_file=options.connection_file,
+            durable_input=options.durable_input,
+        )
+        self._subshells = SubshellExecutor(
+            shell=self._shell, channel=self._channel, coordinator=self._coordinator, kernel=self.kernel
+        )
         self._reader = Reader(
             side,
             channel=self._side_channel,
@@ -127,15 +139,8 @@ class Worker:
             cancellation=self._cancellation,
             comms=self._comms,
             debugging=self._debugging,
+            subshells=self._subshells,
             interval_ms=options.stream_interval_ms,
-        )
-        self.kernel = WorkerKernel(
-            shell=self._shell,
-            channel=self._channel,
-            cancellation=self._cancellation,
-            questions=self._questions,
-            connection_file=options.connection_file,
-            durable_input=options.durable_input,
         )
 
     def run(self) -> None:
@@ -233,7 +238,7 @@ class Worker:
 
     def _execute(self, message: Execute) -> None:
         shell = self._shell
-        shell.note_request(message.serial, lambda: _request_of(message))
+        shell.note_request(message.serial, lambda: parents.request_of(message))
         self._coordinator.context.run(parents.begin, message.serial)
         shell.count_from(message.execution_count)
         shell.begin_cell()
@@ -307,7 +312,7 @@ class Worker:
             current = getattr(sys, name, None)
             if current is not stream:
                 output.flush_foreign(current)
-            held = stream.take()
+            held = stream.take(done.serial)
             if held is not None:
                 messages.append(held)
         if len(messages) == 1 and self._is_small(messages[0]):
@@ -484,17 +489,6 @@ def _reserve() -> bytearray | None:
         return bytearray(_RESERVE_BYTES)
     except MemoryError:
         return None
-
-
-def _request_of(message: Execute) -> dict[str, Any]:
-    content = {
-        "code": message.code,
-        "silent": message.silent,
-        "store_history": message.store_history,
-        "user_expressions": message.user_expressions,
-        "allow_stdin": message.allow_stdin,
-    }
-    return parents.message_of(message.parent, content)
 
 
 def _factory(name: str) -> Callable[..., Any]:

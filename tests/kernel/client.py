@@ -124,9 +124,10 @@ class Client:
         metadata: dict[str, Any] | None = None,
         parent: dict[str, Any] | None = None,
         buffers: list[bytes] | None = None,
+        subshell: str | None = None,
     ) -> tuple[str, list[bytes]]:
-        """Send a signed message; its msg_id and frames."""
-        header = self.header(msg_type)
+        """Send a signed message, to a subshell where one is named; its msg_id and frames."""
+        header = self.header(msg_type, **({} if subshell is None else {"subshell_id": subshell}))
         parts = [json.dumps(part).encode() for part in (header, parent or {}, metadata or {}, content)]
         frames = pack(self.key, parts, buffers)
         self.send_frames(channel, frames)
@@ -182,6 +183,7 @@ class Client:
         stop_on_error: bool = True,
         channel: str = "shell",
         metadata: dict[str, Any] | None = None,
+        subshell: str | None = None,
     ) -> Cell:
         """Send an execute_request without waiting."""
         content = {
@@ -192,7 +194,7 @@ class Client:
             "allow_stdin": allow_stdin,
             "stop_on_error": stop_on_error,
         }
-        msg_id, frames = self.send("execute_request", content, channel=channel, metadata=metadata)
+        msg_id, frames = self.send("execute_request", content, channel=channel, metadata=metadata, subshell=subshell)
         cell = Cell(
             client=self,
             msg_id=msg_id,
