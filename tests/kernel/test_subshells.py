@@ -287,5 +287,6 @@ def test_comm_messages_over_a_subshell_are_handled_while_the_main_shell_awaits(k
 def test_subshells_that_do_nothing_have_no_threads(kernel: Client) -> None:
     before = kernel.evaluate("__import__('threading').active_count()")
     names = [create(kernel) for _ in range(20)]
-    kernel.run("1;", subshell=names[0])
+    kernel.run("import threading\nmine = threading.current_thread()", subshell=names[0])
+    kernel.run("mine.join()")
     assert kernel.evaluate("__import__('threading').active_count()") == before

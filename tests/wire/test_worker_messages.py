@@ -28,6 +28,7 @@ VALUES: dict[Any, list[Any]] = {
     list[str]: [[], ["a", "é"]],
     list[bytes]: [[], [b"", b"\xff"]],
     list[Any]: [[], [[1, 2, "x"], [1, 3, ["in", None]]]],
+    dict[str, str]: [{}, {"a": "é"}],
     dict[str, Any]: [{}, {"n": 1, "text": "é", "list": [1, 2.5, None, True, {"deep": []}]}],
 }
 
