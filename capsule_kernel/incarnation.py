@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from typing import Any
 
 
+@functools.cache
 def incarnation() -> dict[str, Any]:
     """Return what tells this process from all others: machine, boot, pid and start."""
     return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "start": _started(os.getpid())}

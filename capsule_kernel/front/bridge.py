@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _OPEN_AFTER_S = 1.0
+_WRITE_AFTER_S = 0.05
 _EARLY_MAX = 1000
 _LEFT_MAX = 1000
 _STOP_S = 1.0
@@ -130,6 +131,9 @@ class ResonateProtocolBridge:
     async def promises(self) -> Promises | None:
         """Return the promises, opened; None when they are off or cannot be used."""
         if self._promises is not None or self._is_off or self._is_stopped:
+            if self._promises is not None:
+                # What was noted is there before what is asked now.
+                self._write_early(self._promises)
             return self._promises
         if self._opening is None:
             self._opening = self._loop.create_task(self._open())
@@ -146,6 +150,7 @@ class ResonateProtocolBridge:
             await self.promises()
             self._is_stopped = True
         if self._promises is not None:
+            self._write_early(self._promises)
             if self._sweeping is not None:
                 # What it notes is to be written as well.
                 await asyncio.wait({self._sweeping}, timeout=_STOP_S)
@@ -154,18 +159,20 @@ class ResonateProtocolBridge:
                 _log.warning("%d notes about executions were not written", self._promises.statistics.waiting)
 
     def _note(self, note: _Begun | _Ended) -> None:
-        if self._promises is not None:
-            self._write(self._promises, note)
-            return
         if len(self._early) >= _EARLY_MAX:
             self._lost += 1
             return
         self._early.append(note)
         if self._timer is None:
-            self._timer = self._loop.call_later(_OPEN_AFTER_S, self._open_soon)
+            wait_s = _OPEN_AFTER_S if self._promises is None else _WRITE_AFTER_S
+            self._timer = self._loop.call_later(wait_s, self._carry_out)
 
-    def _open_soon(self) -> None:
-        if self._opening is None and not self._is_stopped:
+    def _carry_out(self) -> None:
+        """Hand over what was noted; nobody waits for it by now."""
+        self._timer = None
+        if self._promises is not None:
+            self._write_early(self._promises)
+        elif self._opening is None and not self._is_stopped:
             self._opening = self._loop.create_task(self._open())
 
     async def _open(self) -> Promises | None:
@@ -181,11 +188,14 @@ class ResonateProtocolBridge:
             self._early.clear()
             return None
         self._promises = promises
+        self._write_early(promises)
+        self._sweeping = self._loop.create_task(self._settle_left_over(promises))
+        return promises
+
+    def _write_early(self, promises: Promises) -> None:
         early, self._early = self._early, []
         for note in early:
             self._write(promises, note)
-        self._sweeping = self._loop.create_task(self._settle_left_over(promises))
-        return promises
 
     def _write(self, promises: Promises, note: _Begun | _Ended) -> None:
         from capsule_kernel.promises import names

@@ -374,13 +374,6 @@ class Executions:
         running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
         self._running = running
         self._newest_serial = request.serial
-        self._bridge.begin(
-            request.serial,
-            content.code,
-            self._count,
-            is_recorded=self._stores(content),
-            execution_id=_execution_id(request.message.raw_metadata),
-        )
         session.execute(
             Execute(
                 serial=request.serial,
@@ -393,6 +386,14 @@ class Executions:
                 parent=b'{"header":%b,"metadata":%b}' % (request.message.raw_header, request.message.raw_metadata),
                 cell_id=_cell_id(request.message.raw_metadata),
             )
+        )
+        # The worker has it: whatever is done from here on, it does not wait for.
+        self._bridge.begin(
+            request.serial,
+            content.code,
+            self._count,
+            is_recorded=self._stores(content),
+            execution_id=_execution_id(request.message.raw_metadata),
         )
         self._iopub.busy_parent = request.parent
         self._iopub.status("busy", parent=request.parent)
@@ -421,12 +422,12 @@ class Executions:
             running.tick.cancel()
         request = running.cell.request
         self._running = None
-        if self._stores(running.cell.content):
-            self._bridge.end(request.serial, status, running.count)
         self._iopub.release()
         self._iopub.busy_parent = None
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))
         self._iopub.status("idle", parent=request.parent)
+        if self._stores(running.cell.content):
+            self._bridge.end(request.serial, status, running.count)
 
     def _metadata(self, status: str, started: str | None = None, report: bytes = b"") -> bytes:
         started = started or self._clock.iso_now()

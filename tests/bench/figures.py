@@ -136,6 +136,7 @@ FIGURES: tuple[Figure, ...] = (
     _figure("promises", "promise_settle", "promise: settle", "ms", Limit(0.1)),
     _figure("promises", "promise_cycle", "promise: create → await → resolve", "ms", Limit(0.5)),
     _figure("promises", "promise_note", "promise: a cell's two notes", "ms", Limit(0.1)),
+    _figure("promises_cell", "promise_cell", "promise: added to an interactive cell", "ms", Limit(0.1)),
     _figure("promises", "promise_wake", "promise: settled → another process awake", "ms", Limit(2)),
     _figure("promises", "promise_step", "durable step, among 200", "ms", Limit(5)),
     _figure("promises", "promise_step_last", "  the last 20 of them", "ms", Limit(5)),

@@ -28,5 +28,6 @@ GROUPS: dict[str, Callable[[Run], None]] = {
     "checkpoints": checkpoints.measure,
     "variables": checkpoints.measure_notebooks,
     "promises": promises.measure_store,
+    "promises_cell": promises.measure_cell,
     "promises_start": promises.measure_start,
 }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _OPERATIONS = 1000
 _WAKES = 100
+_CELLS = 100
 _STEPS = 200
 _MANY = 100_000
 _WAITER = """
@@ -134,6 +135,24 @@ async def _steps(promises: EmbeddedPromises, run_id: str) -> list[float]:
         await handle.id()
         await handle.result()
     return samples
+
+
+def measure_cell(run: Run) -> None:
+    """What recording adds to a small cell: two kernels in turn, one of which records."""
+    if CAPSULE not in run.kernels:
+        return
+    file = run.scratch.root / "cells.sqlite3"
+    recording = CAPSULE.with_arguments(f"--CapsuleKernel.promises_file={file}")
+    silent = CAPSULE.with_arguments("--CapsuleKernel.durability=off")
+    with run.attempt(CAPSULE, "promise_cell"), run.client(recording) as first, run.client(silent) as second:
+        for _ in range(run.rounds):
+            took_ms: dict[str, list[float]] = {"recording": [], "silent": []}
+            for _ in range(_CELLS):
+                took_ms["recording"].append(first.execute(run.tag("x = 1+1")) * 1000)
+                took_ms["silent"].append(second.execute(run.tag("x = 1+1")) * 1000)
+            run.record(
+                CAPSULE, "promise_cell", statistics.median(took_ms["recording"]) - statistics.median(took_ms["silent"])
+            )
 
 
 def measure_start(run: Run) -> None:
