@@ -65,6 +65,8 @@ class _Running(msgspec.Struct, kw_only=True):
     tick: asyncio.TimerHandle | None = None
     interrupted_at: float | None = None
     is_interrupt_seen: bool = False
+    resumes: int = 0
+    """How often it went on from a `checkpoint()`."""
     has_output: bool = False
 
 
@@ -220,6 +222,9 @@ class Executions:
         self._news += "".join(f"after going back: {note}\n" for note in session.notes)
         session.notes = []
         self._session = session
+        if self._running is not None and self._running.session is session:
+            # It goes on with a cell, and publishes what that writes at intervals.
+            self._tick(self._running)
         self._next()
 
     def on_stream(self, message: Stream) -> None:
@@ -340,12 +345,17 @@ class Executions:
         if was_served:
             self._session = None
         running = self._running
+        if running is not None and running.session is session and heir is not None and heir.running:
+            self._resume_cell(running, death, heir)
+            return
         if running is None or running.session is not session:
             if was_served and not is_told:
                 self._news += f"the worker has died between cells: {death.cause}. {live}\n"
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
         evalue = f"the worker that ran this cell has died: {death.cause}. {live}"
+        if running.resumes:
+            evalue += f" It had gone on from a checkpoint() {running.resumes} times."
         if heir is None:
             evalue += self._checkpoints.after_death()
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
@@ -360,6 +370,17 @@ class Executions:
             # The worker never told what IPython's transforms made of it.
             self._history.store(running.count, code, code)
         self.abort_queued()
+
+    def _resume_cell(self, running: _Running, death: Death, heir: Session) -> None:
+        """The running cell goes on from its `checkpoint()`: mark that in its output."""
+        running.session = heir
+        running.resumes += 1
+        running.interrupted_at = None
+        age_s = self._loop.time() - heir.born_s
+        trace = f"{death.fault_trace.rstrip()}\n" if death.fault_trace else ""
+        mark = f"resumed from checkpoint() at line {heir.line}, {age_s:.1f} s old: the worker died: {death.cause}"
+        self._iopub.release()
+        self._iopub.stream("stderr", f"{trace}[{mark}]\n", parent=running.cell.request.parent)
 
     # --- what is decided ---------------------------------------------------------------------------------------------
 

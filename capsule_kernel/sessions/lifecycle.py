@@ -36,6 +36,7 @@ class Event(enum.Enum):
     BORN = "born"
     WAKE = "wake"
     READY = "ready"
+    RESUMED = "resumed"
     EXECUTE = "execute"
     DONE = "done"
     STOP = "stop"
@@ -51,6 +52,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     (Phase.SLEEPING, Event.STOP): Phase.STOPPING,
     (Phase.SLEEPING, Event.EXIT): Phase.DEAD,
     (Phase.STARTING, Event.READY): Phase.IDLE,
+    (Phase.STARTING, Event.RESUMED): Phase.BUSY,
     (Phase.STARTING, Event.STOP): Phase.STOPPING,
     (Phase.STARTING, Event.EXIT): Phase.DEAD,
     (Phase.IDLE, Event.EXECUTE): Phase.BUSY,
@@ -62,6 +64,7 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
     # What was under way when the worker was told to leave may still be said.
     (Phase.STOPPING, Event.FORKED): Phase.STOPPING,
     (Phase.STOPPING, Event.READY): Phase.STOPPING,
+    (Phase.STOPPING, Event.RESUMED): Phase.STOPPING,
     (Phase.STOPPING, Event.DONE): Phase.STOPPING,
     (Phase.STOPPING, Event.STOP): Phase.STOPPING,
     (Phase.STOPPING, Event.EXIT): Phase.DEAD,

@@ -26,6 +26,7 @@ from capsule_kernel.wire.worker_messages import (
     Born,
     Completeness,
     Debuggable,
+    Done,
     FromWorker,
     Stream,
     WorkerOptions,
@@ -196,6 +197,8 @@ class Pool:
         if not session.was_started and isinstance(message, Stream):
             self._log_start(session, message.name, message.text)
         if session is self._current:
+            if isinstance(message, Done):
+                self._end_cell()
             self._owner.on_worker_message(session, message)
 
     def on_descriptor_text(self, session: Session, name: str, text: str) -> None:
@@ -221,7 +224,7 @@ class Pool:
             )
         if session is self._current:
             self._current = None
-            heir = None if self._is_closing else self._take_heir()
+            heir = None if self._is_closing else self._take_heir(death)
             self._owner.on_worker_death(session, death, heir)
             if heir is not None:
                 self._current = heir
@@ -241,7 +244,8 @@ class Pool:
         """See `SessionOwner`."""
         self._count += 1
         sleeper = Session(self._count, owner=self, interceptors=self._interceptors, loop=self._loop)
-        if self._is_closing or session is not self._current or self._zygote is None:
+        is_late = bool(born.running) and born.running != session.executing
+        if is_late or self._is_closing or session is not self._current or self._zygote is None:
             for link in links:
                 link.close()
             return
@@ -266,8 +270,17 @@ class Pool:
             return
         self._owner.on_debuggable(session, message, sock)
 
-    def _take_heir(self) -> Session | None:
+    def _end_cell(self) -> None:
+        for sleeper in self._ring.end_cell():
+            sleeper.kill("its cell has ended")
+
+    def _take_heir(self, death: Death) -> Session | None:
         """Return the snapshot that takes over, and drop those that it leaves behind."""
+        if not death.was_ours:
+            middle = self._ring.take_middle()
+            if middle is not None and middle.phase is Phase.SLEEPING:
+                return middle
+        self._end_cell()
         heir = self._wanted_heir or self._ring.newest()
         self._wanted_heir = None
         if self._is_heir_unwanted:

@@ -19,12 +19,19 @@ def thin(count: int, limit: int) -> list[int]:
     return [age for age in range(count) if age not in kept]
 
 
+RESUMES = 2
+"""How often a cell goes on from the same call of `checkpoint()`."""
+
+
 class Ring:
     """The sleeping snapshots of a kernel."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._sleepers: list[Session] = []
+        # In the middle of the running cell, and how often a worker was that already.
+        self._middle: Session | None = None
+        self._resumes = self._ordinal = 0
 
     def __repr__(self) -> str:
         return f"<Ring of {[sleeper.count for sleeper in self._sleepers]}, limit {self._limit}>"
@@ -32,10 +39,12 @@ class Ring:
     @property
     def sleepers(self) -> Sequence[Session]:
         """All, oldest first."""
-        return self._sleepers
+        return self._sleepers if self._middle is None else [*self._sleepers, self._middle]
 
     def add(self, sleeper: Session) -> list[Session]:
         """Keep a new snapshot; return those that are to be dropped for it."""
+        if sleeper.running:
+            return self._add_middle(sleeper)
         # One of the same moment is as good as this one, and older ones of that moment are not needed twice.
         same = [other for other in self._sleepers if other.serial == sleeper.serial]
         for other in same:
@@ -47,10 +56,32 @@ class Ring:
             self._sleepers.remove(other)
         return [*same, *dropped]
 
+    def _add_middle(self, sleeper: Session) -> list[Session]:
+        older, self._middle = self._middle, sleeper
+        if sleeper.ordinal != self._ordinal:
+            self._ordinal, self._resumes = sleeper.ordinal, 0
+        return [older] if older is not None else []
+
+    def end_cell(self) -> list[Session]:
+        """The running cell has ended, or fails: return what is to be dropped for it."""
+        middle, self._middle = self._middle, None
+        self._resumes = self._ordinal = 0
+        return [middle] if middle is not None else []
+
+    def take_middle(self) -> Session | None:
+        """Take out the snapshot in the middle of the running cell, unless it was gone back to too often."""
+        if self._middle is None or self._resumes >= RESUMES:
+            return None
+        middle, self._middle = self._middle, None
+        self._resumes += 1
+        return middle
+
     def discard(self, sleeper: Session) -> None:
         """Forget one that has ended."""
         if sleeper in self._sleepers:
             self._sleepers.remove(sleeper)
+        if sleeper is self._middle:
+            self._middle = None
 
     def take(self, sleeper: Session) -> list[Session]:
         """Take one out to be woken; return the newer ones, whose future it leaves."""
@@ -60,7 +91,7 @@ class Ring:
         return newer
 
     def newest(self) -> Session | None:
-        """Return the newest one."""
+        """Return the newest one that is in no cell's middle."""
         return self._sleepers[-1] if self._sleepers else None
 
     def before(self, serials: Sequence[int]) -> Session | None:

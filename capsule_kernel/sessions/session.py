@@ -62,11 +62,13 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
         status: wait status, None when nobody could read it.
         cause: the same in words, or what Capsule did to it and why.
         fault_trace: what faulthandler wrote on a fatal signal, else empty.
+        was_ours: whether Capsule ended it.
     """
 
     status: int | None
     cause: str
     fault_trace: str
+    was_ours: bool = False
 
 
 class SessionOwner(Protocol):
@@ -116,6 +118,11 @@ class Session:
         # As a snapshot: the newest cell whose effects it holds, by its number and by its request.
         self.count = 0
         self.serial = 0
+        # The request in the middle of whose cell it is (0: none), the call of `checkpoint()`, and when that was.
+        self.running = self.ordinal = self.line = 0
+        self.born_s = 0.0
+        # The request whose cell runs, 0: none.
+        self.executing = 0
         self.comms: dict[str, str] = {}
         """The comms that a snapshot has open when it wakes, and their targets."""
         self.notes: list[str] = []
@@ -209,6 +216,8 @@ class Session:
         self._main = self._link(main)
         self._side = self._link(side)
         self.pid, self.count, self.serial = born.pid, born.count, born.serial
+        self.running, self.ordinal, self.line = born.running, born.ordinal, born.line
+        self.born_s = self._loop.time()
         try:
             self._pidfd = os.pidfd_open(born.pid)
         except OSError:
@@ -226,6 +235,7 @@ class Session:
     def wake(self, predecessor: Session) -> None:
         """Have the snapshot take the place of the worker that it comes from; `on_ready` follows when it serves."""
         self.phase = advance(self.phase, Event.WAKE)
+        self.executing = self.running
         self._pipes, predecessor._pipes = predecessor._pipes, {}
         self._fault_fd, predecessor._fault_fd = predecessor._fault_fd, -1
         self._births, predecessor._births = predecessor._births, None
@@ -244,6 +254,7 @@ class Session:
     def execute(self, message: Execute) -> None:
         """Have a cell run; the worker must be idle."""
         self.phase = advance(self.phase, Event.EXECUTE)
+        self.executing = message.serial
         assert self._main is not None
         self._observe("out", message)
         self._main.send(encode(message))
@@ -342,15 +353,16 @@ class Session:
         if self._interceptors:
             self._observe("in", message)
         match message:
-            case Ready(comms=comms, notes=notes):
+            case Ready(comms=comms, notes=notes, running=running):
                 self.comms, self.notes = comms, notes
-                self.phase = advance(self.phase, Event.READY)
+                self.phase = advance(self.phase, Event.RESUMED if running else Event.READY)
                 self.was_started = True
-                if self.phase is Phase.IDLE:
+                if self.phase in (Phase.IDLE, Phase.BUSY):
                     self._owner.on_ready(self)
                 return
             case Done():
                 self.phase = advance(self.phase, Event.DONE)
+                self.executing = 0
             case Stream() | Publish():
                 # What a child wrote before this comes before it.
                 self.drain_descriptors()
@@ -390,7 +402,9 @@ class Session:
         fault = os.pread(self._fault_fd, _FAULT_BYTES, 0).decode(errors="replace") if self._fault_fd >= 0 else ""
         self.phase = advance(self.phase, Event.EXIT)
         cause = self._stop_cause or describe_status(status)
-        self._owner.on_death(self, Death(status=status, cause=cause, fault_trace=fault))
+        self._owner.on_death(
+            self, Death(status=status, cause=cause, fault_trace=fault, was_ours=bool(self._stop_cause))
+        )
         # What a snapshot has not taken over.
         self._close()
         self.kill_group()

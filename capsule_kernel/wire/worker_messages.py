@@ -162,6 +162,8 @@ class Ready(_Message, frozen=True, kw_only=True, tag=1):
     """The comms that are open already, with their targets: this was a snapshot."""
     notes: list[str] = []
     """What a snapshot did not carry over, one sentence each."""
+    running: int = 0
+    """The request with whose cell it goes on, 0: it waits for a cell."""
 
 
 class Stream(_Message, frozen=True, kw_only=True, tag=2):
@@ -289,6 +291,12 @@ class Born(_Message, frozen=True, kw_only=True, tag=1):
     serial: int
     cost_us: int
     """What the fork took the worker, in microseconds."""
+    running: int = 0
+    """The request in the middle of whose cell it is, 0: none."""
+    ordinal: int = 0
+    """Which call of `checkpoint()` it is: the same for a snapshot that was taken when that was come back to."""
+    line: int = 0
+    """The line of that call."""
 
 
 class Errand(_Message, frozen=True, kw_only=True, tag=2):

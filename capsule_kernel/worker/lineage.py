@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from capsule_kernel.state import snapshots
 from capsule_kernel.state.snapshots import Role
-from capsule_kernel.state.surroundings import Written, look_around, open_files
+from capsule_kernel.state.surroundings import Surroundings, look_around, open_files
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker, encode_birth
 
@@ -37,6 +39,21 @@ class Links(NamedTuple):
 
     main: socket.socket
     side: socket.socket
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What a snapshot holds."""
+
+    count: int
+    """The newest cell that has run, by its number."""
+    serial: int
+    """The same by its request."""
+    running: int = 0
+    """The request whose cell is in its middle, 0: none."""
+    ordinal: int = 0
+    """Which of the worker's calls of `checkpoint()` it is."""
+    line: int = 0
+    """The line that called it."""
 
 
 class Lineage:
@@ -61,7 +78,9 @@ class Lineage:
         self._is_due = False
         self._helper = 0
         self._last_reason = ""
-        self._files: list[Written] = []
+        self._oom_score = ""
+        self.refusal = ""
+        """Why the last `take` took none, else empty."""
         self.notes: list[str] = []
         """What this process did not carry over from the one that it was forked from, one sentence each."""
 
@@ -92,73 +111,91 @@ class Lineage:
                 os.waitpid(self._helper, 0)
             self._helper = 0
 
-    def take(self, *, count: int, serial: int, own_threads: Sequence[threading.Thread] = ()) -> Role:
+    def take(self, moment: Moment, *, own_threads: Sequence[threading.Thread] = (), is_awaited: bool = False) -> Role:
         """Fork a snapshot; returns in the worker, and in the snapshot when it is woken.
 
-        Called on the main thread outside the loop, with the other threads of the worker parked.
+        Called on the main thread, with the other threads of the worker parked. `refusal` says why there is none.
+
+        Args:
+            moment: what it holds.
+            own_threads: those threads.
+            is_awaited: whether the worker goes on only when the front would find the snapshot.
         """
         self._is_due = False
         self._ran_s = 0.0
         self.reap_helper()
         around = look_around()
-        reason = snapshots.reason_against(own_threads, around.locks)
-        if reason:
-            self._refuse(count, reason)
+        self.refusal = self._reason_against(own_threads, around)
+        if self.refusal:
+            self._say_refused(moment.count)
             return Role.WORKER
         main, own_main = socket.socketpair()
         side, own_side = socket.socketpair()
+        done, childs_done = os.pipe()
         begun = self._monotonic()
         try:
             role, self._helper = snapshots.fork_snapshot()
-            if role is Role.WORKER:
-                self._cost_s = self._monotonic() - begun
-                self._last_reason = ""
-                return role
-            self._sleep(main, side, own_main, own_side, count=count, serial=serial, begun=begun)
-            self.notes = around.notes_on_waking(self._files)
+            self._cost_s = self._monotonic() - begun
         except OSError as exc:
-            self._refuse(count, f"fork failed: {exc.strerror}")
-            return Role.WORKER
-        finally:
-            for sock in (main, side, own_main, own_side):
-                sock.close()
-        return Role.SNAPSHOT
+            self.refusal = f"fork failed: {exc.strerror}"
+            self._say_refused(moment.count)
+            role = Role.WORKER
+        if role is Role.SNAPSHOT:
+            self._announce(moment, main, side, own_main, own_side, begun=begun)
+        os.close(childs_done)
+        if role is Role.WORKER and is_awaited and not self.refusal:
+            # End of file: it has said so, or has ended.
+            os.read(done, 1)
+        os.close(done)
+        for sock in (main, side, own_main, own_side):
+            sock.close()
+        if role is Role.SNAPSHOT:
+            self._sleep(around)
+        elif not self.refusal:
+            self._last_reason = ""
+        return role
 
-    def _refuse(self, count: int, reason: str) -> None:
-        if reason != self._last_reason:
-            self._last_reason = reason
-            self._say(SnapshotRefused(count=count, reason=reason))
+    def _reason_against(self, own_threads: Sequence[threading.Thread], around: Surroundings) -> str:
+        if not self._is_wanted:
+            return "the setting `snapshots` is 0"
+        return snapshots.reason_against(own_threads, around.locks)
 
-    def _sleep(
+    def _say_refused(self, count: int) -> None:
+        if self.refusal != self._last_reason:
+            self._last_reason = self.refusal
+            self._say(SnapshotRefused(count=count, reason=self.refusal))
+
+    def _announce(
         self,
+        moment: Moment,
         main: socket.socket,
         side: socket.socket,
         own_main: socket.socket,
         own_side: socket.socket,
         *,
-        count: int,
-        serial: int,
         begun: float,
     ) -> None:
-        """Announce this snapshot and sleep until the front needs it; does not return if it does not."""
+        """In the snapshot: take links of its own, and send the front their other ends."""
         os.setpgid(0, 0)
-        score = _be_first_to_go()
+        self._oom_score = _be_first_to_go()
         # The worker's links are its own: here the same descriptors become this process's.
         os.dup2(own_main.fileno(), self._links.main.fileno(), inheritable=False)
         os.dup2(own_side.fileno(), self._links.side.fileno(), inheritable=False)
         cost_us = int((self._monotonic() - begun) * 1e6)
-        born = encode_birth(Born(pid=os.getpid(), count=count, serial=serial, cost_us=cost_us))
+        born = encode_birth(Born(pid=os.getpid(), cost_us=cost_us, **msgspec.structs.asdict(moment)))
         try:
             socket.send_fds(self._births, [born], [main.fileno(), side.fileno()])
         except OSError:
             os._exit(0)
-        for sock in (main, side, own_main, own_side):
-            sock.close()
-        self._files = open_files()
+
+    def _sleep(self, around: Surroundings) -> None:
+        """Sleep until the front needs this snapshot; does not return if it does not."""
+        files = open_files()
         self._wait_for_wake()
-        _set_oom_score(score)
+        _set_oom_score(self._oom_score)
         self._is_due = True
         self._helper = 0
+        self.notes = around.notes_on_waking(files)
 
     def _wait_for_wake(self) -> None:
         decoder = FrameDecoder()
@@ -214,9 +251,8 @@ def renew_loop(loop: Any) -> None:
     inherited, selector._selector = selector._selector, fresh  # noqa: SLF001 - as above
     inherited.close()
     fresh.register(loop._ssock.fileno(), select.EPOLLIN)  # noqa: SLF001 - as above
-    wakes_signals = signal.set_wakeup_fd(-1)
-    had_wakeup = wakes_signals == loop._csock.fileno()  # noqa: SLF001 - as above
     loop._close_self_pipe()  # noqa: SLF001 - as above
     loop._make_self_pipe()  # noqa: SLF001 - as above
-    if had_wakeup:
+    if loop._signal_handlers:  # noqa: SLF001 - as above
+        # In a fork's child asyncio takes it away.
         signal.set_wakeup_fd(loop._csock.fileno())  # noqa: SLF001 - as above

@@ -56,6 +56,16 @@ def teach_asyncio() -> None:
     events._set_running_loop = _set_running_loop
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return this thread's running loop, also one that runs in name only."""
+    return _c_get_running_loop()
+
+
+def go_on_running(loop: asyncio.AbstractEventLoop | None) -> None:
+    """In a fork's child: say again that `loop` runs, which asyncio forgets there."""
+    _c_set_running_loop(loop)
+
+
 class EventLoopCoordinator:
     """Owns the loop and decides when it runs."""
 

@@ -209,6 +209,7 @@ class OutStream(io.TextIOBase):
         self._held = []
         self._held_characters = 0
         self._wake = wake
+        self._is_by_line = False
         self._limit = HELD_CHARACTERS
 
     def _publish(self, *, flushed: bool = False) -> None:

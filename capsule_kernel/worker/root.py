@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, assert_never
 
+from capsule_kernel import resuming
 from capsule_kernel.state import snapshots
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.framing import FrameDecoder
@@ -47,8 +48,9 @@ from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.debugging import Debugging
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
-from capsule_kernel.worker.lineage import Lineage, Links, renew_loop
+from capsule_kernel.worker.lineage import Lineage, Links, Moment, renew_loop
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator, LoopRunner
+from capsule_kernel.worker.midcell import MidCell
 from capsule_kernel.worker.mimejson import encode_content
 from capsule_kernel.worker.polling import Polling
 from capsule_kernel.worker.reader import Reader
@@ -118,6 +120,16 @@ class Worker:
             prctl=libc.prctl,
         )
         self._newest: tuple[int, int] = (0, 0)
+        resuming.install(
+            MidCell(
+                lineage=self._lineage,
+                cancellation=self._cancellation,
+                newest=lambda: self._newest,
+                is_ours=lambda: os.getpid() == self._pid,
+                parked=self._parked,
+                wake_up=self._wake_up,
+            ).take
+        )
         self._streams = (output.STDOUT, output.STDERR)
         self._debugging = Debugging(shell=self._shell, births=births, folder=options.cell_prefix)
         self.kernel = WorkerKernel(
@@ -213,6 +225,7 @@ class Worker:
             coroutines=self._coroutines,
         )
         self.kernel.polling = Polling(coordinator=self._coordinator, handle_waiting=self._handle_waiting)
+        shell.builtin_trap.auto_builtins["checkpoint"] = resuming.checkpoint
         shell.builtin_trap.auto_builtins["input"] = self.kernel.take_over_input()
         # For good, rather than in and out for each cell: tasks and threads between cells want `input` as well.
         shell.builtin_trap.__enter__()
@@ -335,12 +348,12 @@ class Worker:
             # A completion is under way, for example: it stays due.
             return False
         try:
-            role = self._lineage.take(count=count, serial=serial, own_threads=self._reader.threads)
+            role = self._lineage.take(Moment(count, serial), own_threads=self._reader.threads)
         finally:
             lock.release()
         if role is Role.WORKER:
             return False
-        self._wake_up()
+        self._wake_up(Moment(count, serial))
         return True
 
     @contextlib.contextmanager
@@ -349,13 +362,14 @@ class Worker:
         with self._reader.parked():
             yield self._reader.threads
 
-    def _wake_up(self) -> None:
+    def _wake_up(self, moment: Moment) -> None:
         """Be the worker: this process was its snapshot until now."""
         self._renew()
-        count, serial = self._newest
         # Until it has a snapshot of its own, another death would lose everything.
-        while self._lineage.is_cheap and self._lineage.take(count=count, serial=serial) is Role.SNAPSHOT:
+        is_wanted = self._lineage.is_cheap or bool(moment.running)
+        while is_wanted and self._lineage.take(moment, is_awaited=True) is Role.SNAPSHOT:
             self._renew()
+        self._lineage.reap_helper()
         self._reader.start()
         self._channel.send(
             Ready(
@@ -363,6 +377,7 @@ class Worker:
                 version=PROTOCOL_VERSION,
                 comms=self._comms.open_comms(),
                 notes=self._lineage.notes,
+                running=moment.running,
             )
         )
         self._coordinator.ensure_event_loop().call_soon(self._comms.show_again)

@@ -14,6 +14,7 @@ LEGAL = {
     # The life of a worker that is used and told to leave.
     "forking forked": "starting",
     "starting ready": "idle",
+    "starting resumed": "busy",
     "idle execute": "busy",
     "busy done": "idle",
     # Told to leave.
@@ -25,6 +26,7 @@ LEGAL = {
     # What was on its way then.
     "stopping forked": "stopping",
     "stopping ready": "stopping",
+    "stopping resumed": "stopping",
     "stopping done": "stopping",
     # The end can come at any time.
     "forking exit": "dead",
