@@ -78,6 +78,8 @@ class DebugLink:
         self.close()
 
     def _take(self, message: DapMessage) -> None:
+        if not isinstance(message.get("body", {}), dict | None):
+            raise ProtocolError("a message whose body is none came from the debugger")
         message.pop("pydevd_cmd_id", None)
         if message.get("type") == "response":
             future = self._waiting.get(message.get("request_seq", 0))

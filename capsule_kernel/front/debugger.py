@@ -42,6 +42,7 @@ _HIDDEN = frozenset(
     }
 )
 _HISTORY_NAME = re.compile(r"_i|_\d")
+_MALFORMED = (KeyError, TypeError, AttributeError, ValueError, RecursionError, MemoryError)
 _REMEMBERED = ("setExceptionBreakpoints", "setFunctionBreakpoints")
 _INITIALIZE = {
     "clientID": "capsule",
@@ -110,6 +111,9 @@ class Debugger:
             reply = await self._handle(asked, request.serial)
         except DebuggerGone as exc:
             reply = _failure(str(exc))
+        except _MALFORMED as exc:
+            # What a front end asks and a worker answers is checked where it is looked at.
+            reply = _failure(f"{asked.command} with what is not understood: {type(exc).__name__}: {exc}")
         return (
             {"type": "response", "seq": asked.seq, "success": True, "body": {}}
             | reply
@@ -262,7 +266,7 @@ class Debugger:
         wanted = [dict(each) for each in arguments.get("breakpoints") or ()]
         self._breakpoints[path] = {**arguments, "breakpoints": wanted}
         response = await link.request("setBreakpoints", arguments)
-        placed = response.get("body", {}).get("breakpoints", []) if response.get("success") else []
+        placed = (response.get("body") or {}).get("breakpoints", []) if response.get("success") else []
         for each, at in zip(wanted, placed, strict=False):
             # Where debugpy has put it, which is where front ends show it after a reload.
             each["line"] = at.get("line", each.get("line"))
@@ -284,7 +288,7 @@ class Debugger:
         try:
             text = response["body"]["result"]
             body = msgspec.json.decode(ast.literal_eval(text) if text[:1] in "'\"" else text)
-        except (ValueError, SyntaxError, KeyError, msgspec.MsgspecError):
+        except (SyntaxError, msgspec.MsgspecError):
             return empty
         return {"body": body}
 
@@ -330,7 +334,7 @@ class Debugger:
     def _on_event(self, event: DapMessage) -> None:
         if self._is_quiet:
             return
-        body = event.get("body", {})
+        body = event.get("body") or {}
         match event.get("event"):
             case "stopped":
                 task = self._loop.create_task(self._note_stop(event))
@@ -342,13 +346,13 @@ class Debugger:
                     self._stopped.clear()
                 else:
                     self._stopped.discard(body.get("threadId"))
-            case "initialized" | _:
+            case _:
                 pass
         self._publish(event)
 
     async def _note_stop(self, event: DapMessage) -> None:
         """Learn which threads have stopped before the front end is told."""
-        body = event.get("body", {})
+        body = event.get("body") or {}
         self._stopped.add(body.get("threadId", 0))
         link = self._link
         if body.get("allThreadsStopped") and link is not None:
@@ -356,7 +360,7 @@ class Debugger:
                 response = await link.request("threads", {})
             except DebuggerGone:
                 return
-            self._stopped.update(each["id"] for each in response.get("body", {}).get("threads", ()))
+            self._stopped.update(each["id"] for each in (response.get("body") or {}).get("threads", ()))
         self._publish(event)
 
     def _publish(self, event: DapMessage) -> None:
@@ -422,7 +426,7 @@ class Debugger:
 
 def _without_hidden(response: DapMessage) -> DapMessage:
     """Return a response without the variables that are the kernel's own."""
-    variables = response.get("body", {}).get("variables")
+    variables = (response.get("body") or {}).get("variables")
     if variables is None:
         return response
     shown = [each for each in variables if each["name"] not in _HIDDEN and not _HISTORY_NAME.match(each["name"])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,15 @@ FUNCTION = "def double(value):\n    result = value * 2\n    return result\nanswe
 @pytest.fixture
 def session(kernel: Client) -> Iterator[DebugSession]:
     session = DebugSession(kernel).start()
+    yield session
+    session.events()
+
+
+@pytest.fixture
+def shared_session(shared_kernel: Client) -> Iterator[DebugSession]:
+    session = DebugSession(shared_kernel)
+    if not session.ask("debugInfo")["isStarted"]:
+        session.start()
     yield session
     session.events()
 
@@ -160,6 +169,38 @@ def test_a_cell_that_awaits_stops_too(session: DebugSession) -> None:
     assert session.where(thread)[:2] == [("f", 4), ("<module>", 5)]
     session.go_on(thread)
     cell.succeeded()
+
+
+def test_a_running_cell_can_be_paused(session: DebugSession) -> None:
+    code = "import time\ngoes = True\nprint('runs')\nwhile goes:\n    time.sleep(0.01)"
+    session.break_at(code)
+    cell = session.client.start(code)
+    cell.wait_stream("runs")
+    (thread,) = session.ask("threads")["threads"]
+    session.ask("pause", threadId=thread["id"])
+    assert session.wait_stopped("pause") == thread["id"]
+    frame = session.frames(thread["id"])[-1]
+    assert frame["name"] == "<module>"
+    session.ask("evaluate", expression="globals().update(goes=False)", frameId=frame["id"], context="repl")
+    session.go_on(thread["id"])
+    cell.succeeded()
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("setBreakpoints", {"source": 1}),
+        ("variables", {}),
+        ("dumpCell", {}),
+        ("source", {"source": {"path": "/nowhere"}}),
+        ("richInspectVariables", {"variableName": "a b"}),
+        ("unheardOf", {}),
+    ],
+)
+def test_what_is_not_understood_is_answered(
+    command: str, arguments: dict[str, Any], shared_session: DebugSession
+) -> None:
+    assert shared_session.reply(command, **arguments)["success"] is False
 
 
 def test_empty_lines_before_the_code_are_counted(session: DebugSession) -> None:
