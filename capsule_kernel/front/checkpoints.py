@@ -39,6 +39,7 @@ class Checkpoints:
         self._making = threading.Lock()
         self._made: Keeper | None = None
         self._is_closed = False
+        self._told_trouble = ""
 
     def serve(self, sock: socket.socket) -> None:
         """Serve a request of the worker that comes on `sock`, in a thread."""
@@ -86,6 +87,14 @@ class Checkpoints:
     def session(self) -> str:
         """Return which session this kernel is for, as far as is known."""
         return self._session if self._made is None else self._made.session
+
+    def trouble(self) -> str:
+        """Return why checkpoints are not being taken, once for each reason; empty when they are, or it was told."""
+        found = "" if self._made is None else self._made.trouble
+        if found == self._told_trouble:
+            return ""
+        self._told_trouble = found
+        return found and f"The variables are not being saved by themselves: {found}\n"
 
     def after_death(self) -> str:
         """Return what a worker's death leaves to be restored, in words; empty: nothing."""

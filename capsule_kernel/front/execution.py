@@ -432,6 +432,8 @@ class Executions:
             notice = self._checkpoints.notice()
             if notice is not None:
                 self._iopub.publish("display_data", encode_json(notice), parent=request.parent)
+        if content.allow_stdin and (trouble := self._checkpoints.trouble()):
+            self._iopub.stream("stderr", trouble, parent=request.parent)
         running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
         self._on_dequeued()
 

@@ -42,6 +42,7 @@ from capsule_kernel.state.writer import CheckpointWriter
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
 _TRIES = 3
+_SWEEP_EVERY_S = 60.0
 
 
 class Keeper:
@@ -62,6 +63,9 @@ class Keeper:
         self._opening = threading.Lock()
         self.writing = threading.Lock()
         """Held while a checkpoint is written."""
+        self._sweep_at_s = 0.0
+        self.trouble = ""
+        """Why the newest checkpoint that nobody asked for could not be taken; empty: it was."""
         self.durable_cell = 0
         """The newest cell of this kernel whose effects are in the store."""
 
@@ -114,6 +118,8 @@ class Keeper:
                 case _:
                     assert_never(request)
         except StateError as exc:
+            if isinstance(request, Save) and not request.is_attended:
+                self.trouble = str(exc)
             _log.warning("%s: %s", type(request).__name__, exc)
             with contextlib.suppress(OSError):
                 dialogue.say(Refused(reason=str(exc)))
@@ -138,8 +144,10 @@ class Keeper:
             self.durable_cell = max(self.durable_cell, request.after_cell)
             dialogue.say(Verdict(checkpoint=number, manifest=store.manifest(number)))
             _log.debug("checkpoint %d after cell %d is durable", number, request.after_cell)
-            if attempt == 0:
+            self.trouble = ""
+            if attempt == 0 and self._clock.monotonic() >= self._sweep_at_s:
                 sweep.collect(store, self._clock.unix_ms())
+                self._sweep_at_s = self._clock.monotonic() + _SWEEP_EVERY_S
 
     def _take(self, dialogue: Dialogue, store: Store, request: Save, session: str, known: Known) -> int:
         dialogue.say(Base(known=known))

@@ -27,6 +27,8 @@ class Save(msgspec.Struct, frozen=True, kw_only=True, tag="save"):
     """Whose checkpoint it is; empty: of the session that the keeper was started for."""
     label: str
     after_cell: int
+    is_attended: bool = False
+    """Whether somebody asked for it, and is told what becomes of it."""
     not_rolled_back: list[str] = []
 
 

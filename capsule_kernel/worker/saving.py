@@ -232,7 +232,7 @@ class Saving:
                 if role is Role.SNAPSHOT:
                     result.close()
                     Capturing(
-                        request=Save(session=self.session, label=label, after_cell=count),
+                        request=Save(session=self.session, label=label, after_cell=count, is_attended=not is_brief),
                         dialogue=sock,
                         result=childs,
                         connect=self._socket,

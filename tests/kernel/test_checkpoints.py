@@ -319,6 +319,23 @@ def test_a_store_that_cannot_be_used_says_so_and_the_session_goes_on(
     assert kernel.evaluate("x") == "1"
 
 
+def test_a_person_is_told_once_that_the_variables_are_not_being_saved(
+    start_kernel: KernelStarter, tmp_path: Path
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("no folder")
+    kernel = start_kernel(
+        "--debug", f"--CapsuleKernel.checkpoints_folder={place}", "--CapsuleKernel.checkpoint_idle_ms=20"
+    )
+    kernel.execute("x = 1", allow_stdin=True)
+    wait_for(kernel, "WARNING Save:")
+    cell = kernel.execute("y = 2", allow_stdin=True)
+    assert "not being saved by themselves" in cell.stderr
+    assert str(place) in cell.stderr
+    wait_for(kernel, "WARNING Save:", 2)
+    kernel.execute("z = 3", allow_stdin=True)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_others_stay(session: Sessions) -> None:
     first = session()
     first.run("x = 'a' * 300_000")
