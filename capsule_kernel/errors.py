@@ -112,6 +112,21 @@ class BindError(CapsuleError):
         return f"cannot bind the {self.channel} channel to {self.address}: {self.reason}"
 
 
+class ReplayUnavailable(CapsuleError):
+    """A kernel did not say what its cells have put out.
+
+    Attributes:
+        reason: what happened.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"capsule_replay_request failed: {self.reason}; only kernels of Capsule know it"
+
+
 class WorkerStartError(CapsuleError):
     """No worker could be started.
 

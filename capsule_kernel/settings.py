@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_output_bytes: int = 268_435_456
     """Size in bytes of the largest single output message; what is longer is cut, and the cut is said."""
 
+    journal_cap_bytes: int = 16_777_216
+    """Size in bytes of the outputs that are kept for clients that come back: of the cells that run, and of the last
+    ones before. What is over it goes, oldest first; 0 keeps none."""
+
     iopub_msg_rate: int = 1000
     """Messages per second on iopub at most, over the window below; 0 does not pace. A Jupyter server drops what
     exceeds its own `iopub_msg_rate_limit` of 1,000."""

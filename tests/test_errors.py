@@ -27,6 +27,7 @@ from capsule_kernel.errors import (
     PromisesUnavailable,
     ProtocolError,
     QuestionClosed,
+    ReplayUnavailable,
     RunUnavailable,
     StoreDamaged,
     StoreUnavailable,
@@ -52,6 +53,7 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
         BindError("shell", "tcp://127.0.0.1:80", "Permission denied"),
         ["shell channel", "tcp://127.0.0.1:80", "Permission denied"],
     ),
+    (ReplayUnavailable("no answer within 1 s"), ["capsule_replay_request", "no answer within 1 s"]),
     (WorkerStartError("fork failed: no memory"), ["cannot start a worker", "fork failed: no memory"]),
     (IllegalTransition("dead", "execute"), ["phase dead", "cannot take execute"]),
     (

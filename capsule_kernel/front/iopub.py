@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from capsule_kernel.clock import Clock
+from capsule_kernel.front.journal import Journal
 from capsule_kernel.front.sockets import Channel
 from capsule_kernel.wire.jupyter import Wire, encode_json
 
@@ -32,10 +33,13 @@ _STATUS = {
 class IOPub:
     """The publisher."""
 
-    def __init__(self, channel: Channel, wire: Wire, *, clock: Clock, rate: int, window_ms: int) -> None:
+    def __init__(
+        self, channel: Channel, wire: Wire, *, clock: Clock, journal: Journal, rate: int, window_ms: int
+    ) -> None:
         self._channel = channel
         self._wire = wire
         self._clock = clock
+        self._journal = journal
         self._pace = _Pace(rate, window_ms) if rate > 0 else None
         self._backlog = _Backlog()
         self._topic = f"kernel.{wire.session}.".encode()
@@ -70,6 +74,20 @@ class IOPub:
         metadata: bytes = b"{}",
         buffers: list[bytes] | None = None,
     ) -> None:
+        date = self._clock.iso_now()
+        self._journal.note(msg_type, content, parent=parent, metadata=metadata, buffers=buffers, date=date)
+        self._write(msg_type, content, parent=parent, metadata=metadata, buffers=buffers, date=date)
+
+    def publish_again(
+        self, msg_type: str, content: bytes, *, parent: bytes, metadata: bytes, buffers: list[bytes] | None
+    ) -> None:
+        """Publish what the journal has already."""
+        date = self._clock.iso_now()
+        self._write(msg_type, content, parent=parent, metadata=metadata, buffers=buffers, date=date)
+
+    def _write(
+        self, msg_type: str, content: bytes, *, parent: bytes, metadata: bytes, buffers: list[bytes] | None, date: str
+    ) -> None:
         if self._pace is not None:
             self._pace.note(self._clock.monotonic())
         self._channel.send(
@@ -77,7 +95,7 @@ class IOPub:
                 msg_type,
                 content,
                 parent=parent,
-                date=self._clock.iso_now(),
+                date=date,
                 metadata=metadata,
                 buffers=buffers,
                 idents=[self._topic + msg_type.encode()],

@@ -28,6 +28,7 @@ from capsule_kernel.front.history import History, default_file
 from capsule_kernel.front.inputs import InputCapability
 from capsule_kernel.front.inspection import Inspections
 from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.journal import Journal
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request, Requests
 from capsule_kernel.front.sockets import Sockets
@@ -115,14 +116,16 @@ class Kernel:
         self._subshells: Subshells | None = None
         self._sockets = Sockets(loop)
         self._requests = Requests()
+        self._journal = Journal(cap_bytes=settings.journal_cap_bytes)
         self._iopub = IOPub(
             self._sockets.iopub,
             wire,
             clock=clock,
+            journal=self._journal,
             rate=settings.iopub_msg_rate,
             window_ms=settings.iopub_rate_window_ms,
         )
-        self._replies = Replies(wire, clock=clock)
+        self._replies = Replies(wire, clock=clock, journal=self._journal)
         self._stdin = Stdin(self._sockets.stdin, wire, clock=clock)
         self._history = History(self._history_file(), loop=loop)
         self._inspections = Inspections(settings, loop=loop)
@@ -203,6 +206,7 @@ class Kernel:
                 "delete_subshell_request": lambda request: self._all_subshells().delete(request),
                 "list_subshell_request": lambda request: self._all_subshells().ids(request),
                 "usage_request": self._answer_usage,
+                "capsule_replay_request": self._replay,
             },
             slow_handlers={
                 "complete_request": self._inspections.complete,
@@ -358,6 +362,7 @@ class Kernel:
 
     def _execute(self, request: Request) -> None:
         self._pool.try_again()
+        self._journal.open(request)
         if request.message.header.subshell_id is None:
             self._executions.submit(request)
         else:
@@ -386,7 +391,7 @@ class Kernel:
             "banner": f"Python {sys.version}\nCapsule {__version__}\n",
             "help_links": _HELP_LINKS,
             "debugger": True,
-            "supported_features": ["debugger", "kernel subshells"],
+            "supported_features": ["debugger", "kernel subshells", "capsule replay"],
         }
 
     def _connect(self, request: Request) -> dict[str, Any]:
@@ -433,6 +438,11 @@ class Kernel:
         if answer.status == "incomplete":
             return {"status": "incomplete", "indent": answer.indent}
         return {"status": answer.status}
+
+    def _replay(self, request: Request) -> None:
+        from capsule_kernel.front.replay import Replay
+
+        Replay(journal=self._journal, iopub=self._iopub, replies=self._replies).handle(request)
 
     def _answer_usage(self, request: Request) -> dict[str, Any]:
         usage = self._usage.measure()

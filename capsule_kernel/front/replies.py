@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capsule_kernel.clock import Clock
+from capsule_kernel.front.journal import Journal
 from capsule_kernel.front.requests import Request
 from capsule_kernel.wire.jupyter import Wire, encode_json
 
@@ -10,12 +11,23 @@ from capsule_kernel.wire.jupyter import Wire, encode_json
 class Replies:
     """Sends replies."""
 
-    def __init__(self, wire: Wire, *, clock: Clock) -> None:
+    def __init__(self, wire: Wire, *, clock: Clock, journal: Journal) -> None:
         self._wire = wire
+        self._journal = journal
         self._clock = clock
 
-    def send(self, request: Request, msg_type: str, content: bytes, *, metadata: bytes = b"{}") -> None:
+    def send(
+        self,
+        request: Request,
+        msg_type: str,
+        content: bytes,
+        *,
+        metadata: bytes = b"{}",
+        buffers: list[bytes] | None = None,
+    ) -> None:
         """Send `content`, JSON, as the reply to `request`."""
+        if msg_type == "execute_reply":
+            self._journal.close(request, content, metadata)
         request.channel.send(
             self._wire.encode(
                 msg_type,
@@ -23,6 +35,7 @@ class Replies:
                 parent=request.parent,
                 date=self._clock.iso_now(),
                 metadata=metadata,
+                buffers=buffers,
                 idents=request.message.idents,
             )
         )

@@ -14,6 +14,7 @@ import pytest
 
 from capsule_kernel.front.dispatch import Content, Dispatch, Handler, SlowHandler
 from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.journal import Journal
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request, Requests
 from capsule_kernel.front.sockets import Channel
@@ -36,11 +37,13 @@ class Front:
         self.comms: list[Request] = []
         self.shell, self.control = self._channel("shell", clock), self._channel("control", clock)
         wire = Wire(key=KEY, signature_scheme="hmac-sha256", session="5e55", username="u")
-        iopub = IOPub(cast("Channel", self._channel("iopub", clock)), wire, clock=clock, rate=0, window_ms=1)
+        journal = Journal(cap_bytes=0)
+        channel = cast("Channel", self._channel("iopub", clock))
+        iopub = IOPub(channel, wire, clock=clock, journal=journal, rate=0, window_ms=1)
         dispatch = Dispatch(
             wire=wire,
             requests=Requests(),
-            replies=Replies(wire, clock=clock),
+            replies=Replies(wire, clock=clock, journal=journal),
             iopub=iopub,
             execute=self.executed.append,
             comm=self.comms.append,

@@ -14,6 +14,7 @@ from typing import cast
 import pytest
 
 from capsule_kernel.front.iopub import IOPub
+from capsule_kernel.front.journal import Journal
 from capsule_kernel.front.sockets import Channel
 from capsule_kernel.settings import Settings
 from capsule_kernel.wire.jupyter import DELIMITER, Wire
@@ -33,7 +34,14 @@ class Publisher:
         self.clock = SimulatedClock()
         self.channel = RecordingChannel(self.clock)
         wire = Wire(key=b"key", signature_scheme="hmac-sha256", session="5e55", username="u")
-        self.iopub = IOPub(cast("Channel", self.channel), wire, clock=self.clock, rate=rate, window_ms=window_ms)
+        self.iopub = IOPub(
+            cast("Channel", self.channel),
+            wire,
+            clock=self.clock,
+            journal=Journal(cap_bytes=0),
+            rate=rate,
+            window_ms=window_ms,
+        )
         self.iopub.start()
 
     def run(self, ready_at: Iterable[float], *, cost_s: float = COST_S) -> float:
