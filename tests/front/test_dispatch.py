@@ -47,6 +47,7 @@ class Front:
             iopub=iopub,
             execute=self.executed.append,
             comm=self.comms.append,
+            knows_subshell=lambda _: False,
             handlers=handlers or {},
             slow_handlers=slow_handlers or {},
             loop=asyncio.get_running_loop(),

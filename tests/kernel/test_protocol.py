@@ -52,7 +52,7 @@ def test_only_what_works_is_advertised(shared_kernel: Client) -> None:
     info = shared_kernel.ask("kernel_info_request")
     assert info["implementation"] == "capsule"
     assert info["debugger"] is True
-    assert info["supported_features"] == ["debugger", "kernel subshells"]
+    assert info["supported_features"] == ["debugger", "kernel subshells", "capsule replay"]
 
 
 def test_heartbeat_echoes(shared_kernel: Client) -> None:
