@@ -479,7 +479,8 @@ def _list_questions(options: argparse.Namespace) -> int:
     for question in found:
         minutes = (now_ms - question.asked_at_ms) // 60_000
         secret = " (password)" if question.password else ""
-        print(f"{question.id}  {minutes} min  {question.session}  {question.prompt!r}{secret}")
+        left = " (nobody waits: its process has ended)" if question.is_left else ""
+        print(f"{question.id}  {minutes} min  {question.session}  {question.prompt!r}{secret}{left}")
     return OK
 
 

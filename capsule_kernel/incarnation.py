@@ -11,7 +11,12 @@ from typing import Any
 @functools.cache
 def incarnation() -> dict[str, Any]:
     """Return what tells this process from all others: machine, boot, pid and start."""
-    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": os.getpid(), "start": _started(os.getpid())}
+    return incarnation_of(os.getpid())
+
+
+def incarnation_of(pid: int) -> dict[str, Any]:
+    """Return the same of another process of this machine."""
+    return {"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "start": _started(pid)}
 
 
 def is_foreign(described: Any) -> bool:

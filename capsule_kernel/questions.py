@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from capsule_kernel.errors import PromiseNotFound, PromisesUnavailable, QuestionClosed
+from capsule_kernel.incarnation import is_over
 from capsule_kernel.promises.client import Promises
 from capsule_kernel.promises.model import Promise
 from capsule_kernel.promises.names import INPUT
@@ -39,6 +40,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         session: the notebook, as far as its kernel knows.
         asked_at_ms: since when it waits (Unix time).
         state: `pending`, or how it ended.
+        is_left: whether the process that asked is known to have ended: an answer is kept, but nobody waits for it.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     asked_at_ms: int
     state: str = "pending"
+    is_left: bool = False
 
 
 def pending(*, file: str = "") -> list[Question]:
@@ -160,6 +163,7 @@ def _of(promise: Promise) -> Question:
         session=promise.tags.get("capsule:session", ""),
         asked_at_ms=promise.created_at_ms,
         state=promise.state,
+        is_left=is_over(param.get("incarnation")),
     )
 
 

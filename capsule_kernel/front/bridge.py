@@ -20,6 +20,7 @@ from capsule_kernel.settings import Settings
 
 if TYPE_CHECKING:
     from capsule_kernel.promises.client import Promises
+    from capsule_kernel.promises.model import Promise
 
 _log = logging.getLogger(__name__)
 _OPEN_AFTER_S = 1.0
@@ -27,6 +28,7 @@ _WRITE_AFTER_S = 0.05
 _EARLY_MAX = 1000
 _LEFT_MAX = 1000
 _STOP_S = 1.0
+_DAY_MS = 86_400_000
 
 INTERRUPTED = "interrupted"
 """Status of an execution whose end nobody saw."""
@@ -82,6 +84,7 @@ class ResonateProtocolBridge:
         self._ids: dict[int, str] = {}
         self._count = 0
         self._newest = f"{kernel_id}-0"
+        self._questions = 0
         self._is_stopped = False
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -102,6 +105,7 @@ class ResonateProtocolBridge:
         self._count += 1
         # The newest suffices for questions of its cell; tasks that ask later belong to it too.
         self._newest = execution_id or f"{self._kernel_id}-{self._count}"
+        self._questions = 0
         self._ids.clear()
         if is_recorded and not execution_id:
             self._ids[serial] = self._newest
@@ -113,10 +117,14 @@ class ResonateProtocolBridge:
         if execution_id is not None:
             self._note(_Ended(execution_id, status, count, ename))
 
-    @property
-    def newest(self) -> str:
-        """Id of the newest execution, to which questions belong."""
-        return self._newest
+    def is_own(self, execution_id: str) -> bool:
+        """Return whether this kernel gave the execution its id, and not a run."""
+        return execution_id.startswith(f"{self._kernel_id}-")
+
+    def count_question(self) -> tuple[str, int]:
+        """Count a question; return the newest execution, to which it belongs, and its number among that one's."""
+        self._questions += 1
+        return self._newest, self._questions
 
     @property
     def statistics(self) -> dict[str, Any] | None:
@@ -218,14 +226,26 @@ class ResonateProtocolBridge:
         promises.note_settle(promise_id, "resolved" if note.status == "ok" else "rejected", value)
 
     async def _settle_left_over(self, promises: Promises) -> None:
-        """Settle as interrupted what fronts that are gone have left: nothing of it runs, or will."""
+        """Settle as interrupted what fronts that are gone have left: nothing of it runs, or will.
+
+        Their questions stay to be answered for as long as answers are kept.
+        """
+        kept_ms = self._settings.promises_retention_days * _DAY_MS
+        before_ms = self._clock.unix_ms() - kept_ms if kept_ms else 0
         try:
             for promise in await promises.search(state="pending", kind="exec", limit=_LEFT_MAX):
-                param = promise.param_data()
-                if isinstance(param, dict) and is_over(param.get("incarnation")):
+                if _is_left(promise):
                     promises.note_settle(promise.id, "rejected", {"v": 1, "status": INTERRUPTED})
+            for promise in await promises.search(state="pending", kind="input", limit=_LEFT_MAX):
+                if promise.created_at_ms < before_ms and _is_left(promise):
+                    promises.note_settle(promise.id, "rejected_canceled", {"v": 1, "by": "kernel"})
         except CapsuleError as exc:
             _log.warning("executions of earlier kernels stay pending: %s", exc)
+
+
+def _is_left(promise: Promise) -> bool:
+    param = promise.param_data()
+    return isinstance(param, dict) and is_over(param.get("incarnation"))
 
 
 def _sha256(text: str) -> str:

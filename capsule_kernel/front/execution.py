@@ -50,6 +50,10 @@ class _Metadata(msgspec.Struct, frozen=True):
     capsule_execution_id: str | None = None
 
 
+class _ErrorName(msgspec.Struct, frozen=True):
+    ename: str = ""
+
+
 class _Cell(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     content: ExecuteContent
@@ -340,7 +344,7 @@ class Executions:
 
         `live` is what `go_back` returned; `is_told`: a comm message was under way, and it was said there.
         """
-        self._inputs.withdraw(session)
+        self._inputs.leave_open(session)
         was_served = self._session is session
         if was_served:
             self._session = None
@@ -450,7 +454,7 @@ class Executions:
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))
         self._iopub.status("idle", parent=request.parent)
         if self._stores(running.cell.content):
-            self._bridge.end(request.serial, status, running.count)
+            self._bridge.end(request.serial, status, running.count, _ename(status, content))
 
     def _metadata(self, status: str, started: str | None = None, report: bytes = b"") -> bytes:
         started = started or self._clock.iso_now()
@@ -491,6 +495,11 @@ class Executions:
 
 def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:
     return {"ename": ename, "evalue": evalue, "traceback": traceback or [f"{ename}: {evalue}"]}
+
+
+def _ename(status: str, content: bytes) -> str:
+    """Return the name of the error in a reply."""
+    return msgspec.json.decode(content, type=_ErrorName).ename if status == "error" else ""
 
 
 def _cell_id(raw_metadata: bytes) -> str | None:

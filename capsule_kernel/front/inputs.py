@@ -16,6 +16,7 @@ from capsule_kernel.errors import CapsuleError
 from capsule_kernel.front.bridge import ResonateProtocolBridge
 from capsule_kernel.front.requests import Request
 from capsule_kernel.front.stdin import Stdin
+from capsule_kernel.incarnation import incarnation_of
 from capsule_kernel.sessions.session import Session
 from capsule_kernel.wire.worker_messages import Ask, InputReply
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _STORE_DEADLINE_S = 2.0
 _TEXT_MAX = 1 << 20
+_AGAIN = 1000
+"""What is added to a question's number when it has to be asked once more."""
 _LATE = (
     "The question was answered elsewhere, or is over: what was typed here came late and was not used"
     " ({promise_id} says who answered).\n"
@@ -79,7 +82,6 @@ class InputCapability:
         self._tell = tell
         self._loop = loop
         self._questions: list[_Question] = []
-        self._ordinals: dict[str, int] = {}
         self._settling: set[asyncio.Task[None]] = set()
 
     def ask(self, session: Session, ask: Ask, request: Request | None, *, is_for_client: bool) -> None:
@@ -91,22 +93,25 @@ class InputCapability:
         self._questions.append(question)
         question.task = self._loop.create_task(self._carry(question))
 
-    def withdraw(self, session: Session, ask: int | None = None) -> None:
-        """Forget a question of `session`, or all of them: nobody waits any more."""
-        for question in [each for each in self._questions if each.session is session]:
-            if ask is None or question.ask.ask == ask:
-                self._end(question)
-                if question.is_recorded:
-                    self._spawn(self._cancel(question.promise_id))
-                if question.task is not None:
-                    question.task.cancel()
+    def withdraw(self, session: Session, ask: int) -> None:
+        """Cancel a question: user code waits no more, though it could."""
+        for question in [each for each in self._questions if each.session is session and each.ask.ask == ask]:
+            self._let_go(question)
+            if question.is_recorded:
+                self._spawn(self._cancel(question.promise_id))
 
-    def leave_open(self) -> None:
-        """Let go of all questions, whose promises stay to be answered: this front ends."""
-        for question in list(self._questions):
-            self._end(question)
-            if question.task is not None:
-                question.task.cancel()
+    def leave_open(self, session: Session | None = None) -> None:
+        """Let go of the questions of `session`, which has died, or of all, since this front ends.
+
+        Their promises stay to be answered: a cell that is run again under the same id finds the answer there.
+        """
+        for question in [each for each in self._questions if session is None or each.session is session]:
+            self._let_go(question)
+
+    def _let_go(self, question: _Question) -> None:
+        self._end(question)
+        if question.task is not None:
+            question.task.cancel()
 
     # --- one question ------------------------------------------------------------------------------------------------
 
@@ -137,40 +142,54 @@ class InputCapability:
 
     async def _record(self, question: _Question) -> Promises | None:
         """Create the promise; None when there are none, or they cannot be had in time."""
-        from capsule_kernel.promises import names
-
         try:
             async with asyncio.timeout(_STORE_DEADLINE_S):
                 promises = await self._bridge.promises()
                 if promises is None:
                     return None
-                execution = self._bridge.newest
-                ordinal = self._ordinals.get(execution, 0) + 1
-                self._ordinals = {execution: ordinal}
-                question.promise_id = names.input_request(execution, ordinal)
-                param: dict[str, Any] = {"v": 1, "prompt": question.ask.prompt, "password": question.ask.password}
-                if question.ask.password:
-                    question.door = await self._open_door(question)
-                    param["socket"] = question.door.path
-                created = await promises.create(
-                    question.promise_id,
-                    param,
-                    kind=names.INPUT,
-                    tags={
-                        "capsule:exec": execution,
-                        "capsule:session": self._session_name(),
-                        "capsule:password": str(question.ask.password).lower(),
-                        "resonate:external": "true",
-                    },
-                    timeout_at_ms=self._clock.unix_ms() + self._timeout_ms if self._timeout_ms else None,
-                    is_durable=True,
-                )
-                question.is_answered = not created.promise.is_pending
+                await self._create(promises, question)
         except (CapsuleError, TimeoutError) as exc:
             _log.warning("a question is not recorded, and can be answered in the front end only: %s", exc)
             return None
         question.is_recorded = True
         return promises
+
+    async def _create(self, promises: Promises, question: _Question) -> None:
+        """Create the promise, or find the one of an earlier attempt at the cell that asked the same."""
+        from capsule_kernel.promises import names
+
+        ask = question.ask
+        execution, ordinal = self._bridge.count_question()
+        param: dict[str, Any] = {"v": 1, "prompt": ask.prompt, "password": ask.password}
+        if self._bridge.is_own(execution):
+            # Who waits: of runs it is whoever runs the cell, now or later.
+            param["incarnation"] = incarnation_of(question.session.pid)
+        if ask.password:
+            question.door = await self._open_door(question)
+            param["socket"] = question.door.path
+        while True:
+            question.promise_id = names.input_request(execution, ordinal)
+            created = await promises.create(
+                question.promise_id,
+                param,
+                kind=names.INPUT,
+                tags={
+                    "capsule:exec": execution,
+                    "capsule:session": self._session_name(),
+                    "capsule:password": str(ask.password).lower(),
+                    "resonate:external": "true",
+                },
+                timeout_at_ms=self._clock.unix_ms() + self._timeout_ms if self._timeout_ms else None,
+                is_durable=True,
+            )
+            if created.is_new:
+                return
+            if _serves(created.promise, ask):
+                question.is_answered = not created.promise.is_pending
+                return
+            if created.promise.is_pending:
+                await promises.settle(question.promise_id, "rejected_canceled", {"v": 1, "by": "kernel"})
+            ordinal += _AGAIN
 
     def _replied(self, question: _Question, text: str) -> None:
         """Take what the client sent."""
@@ -250,6 +269,13 @@ class InputCapability:
         task = self._loop.create_task(work)
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+
+def _serves(promise: Promise, ask: Ask) -> bool:
+    """Return whether an earlier attempt's promise has the answer, or will have it: passwords are nowhere kept."""
+    param = promise.param_data()
+    is_same = isinstance(param, dict) and param.get("prompt") == ask.prompt and param.get("password") is False
+    return is_same and not ask.password and promise.state in {"pending", "resolved"}
 
 
 def _text_of(data: Any) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures for the tests that start the kernel through jupyter_client."""
+"""Fixtures for the tests that start the kernel through jupyter_client, or several that share promises."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import pytest
 
 from .jupyter import Installed
 from .process import GONE_DEADLINE_S, wait_all_exited
+from .promised import Kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.kernel.starter import KernelStarter
 
 
 @pytest.fixture
@@ -23,3 +26,8 @@ def installed(tmp_path: Path) -> Iterator[Installed]:
     while (left := found.processes()) and time.monotonic() < deadline:
         wait_all_exited(left, deadline)
     assert found.processes() == set()
+
+
+@pytest.fixture
+def kernels(start_kernel: KernelStarter, tmp_path: Path) -> Kernels:
+    return Kernels(start_kernel, tmp_path / "promises.sqlite3")
