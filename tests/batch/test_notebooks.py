@@ -42,3 +42,15 @@ def test_durable(tmp_path: Path) -> None:
             "finished with 3 30\n",
         ]
     assert "4 cells finished earlier" in done.stderr
+
+
+def test_questions(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    done = place.command("run", NOTEBOOKS / "questions.ipynb", "--id", "breakfast", "--output", tmp_path / "out.ipynb")
+    assert done.returncode == 0, done.stderr
+    assert texts(tmp_path / "out.ipynb") == [
+        "",
+        "an omelette of 12\n",
+        "it was answered by the command\n",
+        "salt: a pinch\n",
+    ]
