@@ -198,15 +198,18 @@ def _add_runs(commands: _Commands) -> None:
         help="list durable runs, show one, cancel one",
         description="Runs that were begun with `capsule run --id`: where they stand, and what they wait for.",
     )
-    actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="list runs: id, state, cells done, notebook")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(function=_list_runs)
+    actions = command.add_subparsers(title="actions", metavar="ACTION")
+    listing = actions.add_parser("list", help="list runs: id, state, cells done, notebook; also without an action")
     listing.set_defaults(function=_list_runs)
     showing = actions.add_parser("show", help="show a run cell by cell")
     showing.set_defaults(function=_show_run)
     canceling = actions.add_parser("cancel", help="cancel a run: one that runs now stops")
     canceling.set_defaults(function=_cancel_run)
-    for action in (listing, showing):
-        action.add_argument("--json", action="store_true", help="for programs")
+    for action in (listing, showing, canceling):
+        # Not set where it is not given: it may stand before the action as well.
+        action.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="for programs")
     for action in (showing, canceling):
         action.add_argument("id", metavar="ID", help="the run's")
 
@@ -384,7 +387,7 @@ def _cancel_run(options: argparse.Namespace) -> int:
     from capsule_kernel.batch import runs
 
     asyncio.run(runs.cancel(options.id))
-    print(f"canceled {options.id}")
+    print(f'{{"canceled":"{options.id}"}}' if options.json else f"canceled {options.id}")
     return OK
 
 

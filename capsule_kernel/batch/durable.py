@@ -15,13 +15,13 @@ import contextlib
 import json
 import os
 import queue
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from capsule_kernel.batch.consent import is_agreed
 from capsule_kernel.batch.events import Observer, RunResumed, RunWaits
 from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger, RunLock, checked_id, runs_folder, sha256
 from capsule_kernel.batch.notebook import is_executed
@@ -36,7 +36,6 @@ from capsule_kernel.settings import Settings, load_launch
 
 Policy = Literal["ask", "safe", "never"]
 POLICIES: tuple[Policy, ...] = ("ask", "safe", "never")
-_YES = frozenset({"rerun", "yes", "y", "again", "1"})
 _INSIDE = "__import__('capsule_kernel.batch.inside', fromlist=['save'])"
 _INSIDE_DEADLINE_S = 600.0
 _DEATHS_MAX = 3
@@ -127,6 +126,14 @@ class DurableNotebookClient:
         while True:
             attempts = [await ledger.attempt(index) for index in range(len(cells))]
             done = self._finished(cells, attempts)
+            await self._check_none_gone(ledger, len(cells))
+            unknown = next((index for index, attempt in enumerate(attempts) if attempt.record is None), None)
+            if unknown is not None and not root.is_pending:
+                raise RunUnavailable(
+                    self._run_id,
+                    f"it had finished before cell {unknown + 1} was there ({_first_line(cells[unknown].source)!r}): "
+                    "--from-start runs all cells, another id begins another run",
+                )
             if done == len(cells) or not root.is_pending:
                 self._show_all(ledger, cells, attempts)
                 await ledger.finish("ok")
@@ -166,6 +173,20 @@ class DurableNotebookClient:
                 )
         return len(cells)
 
+    async def _check_none_gone(self, ledger: Ledger, total: int) -> None:
+        """Check that the notebook still has all cells that are finished.
+
+        Raises:
+            RunUnavailable: some were taken out.
+        """
+        beyond = await ledger.attempt(total)
+        if beyond.record is not None and beyond.record.status == "ok":
+            raise RunUnavailable(
+                self._run_id,
+                f"cell {total + 1} ran, and is not in the notebook any more: --from-start runs all cells, another id "
+                "begins another run",
+            )
+
     def _passes(self, cell: NotebookNode) -> bool:
         return self._allow_errors or "raises-exception" in cell.metadata.get("tags", [])
 
@@ -203,23 +224,7 @@ class DurableNotebookClient:
             f"Cell {index + 1} of {self._run_id} was interrupted: {_first_line(cells[index].source)!r}. "
             "Run it again? (yes/no) "
         )
-        created = await promises.create(
-            promise_id,
-            {"v": 1, "prompt": prompt, "password": False},
-            kind=names.INPUT,
-            tags={"capsule:session": f"run:{self._run_id}", "capsule:run": ledger.root_id},
-            is_durable=True,
-        )
-        promise = created.promise
-        if promise.is_pending:
-            self._observer(RunWaits(question=promise_id, prompt=prompt))
-            asked = asyncio.create_task(_answered_here(promises, promise_id, prompt)) if sys.stdin.isatty() else None
-            promise = await promises.wait(promise_id)
-            if asked is not None:
-                asked.cancel()
-        value = promise.value_data()
-        text = value.get("text", "") if isinstance(value, dict) else value
-        return promise.state == "resolved" and str(text).strip().lower() in _YES
+        return await is_agreed(promises, self._observer, promise_id, prompt, run=ledger.root_id)
 
     def _show_all(self, ledger: Ledger, cells: list[NotebookNode], attempts: list[Attempt]) -> None:
         for cell, attempt in zip(cells, attempts, strict=True):
@@ -309,8 +314,7 @@ class _Steps(NotebookRun):
             return
 
     async def _tell_questions(self) -> None:
-        prefix = f"{self._ledger.root_id}-"
-        for promise in await self._promises.search(prefix=prefix, state="pending", kind=names.INPUT):
+        for promise in await self._ledger.questions():
             if promise.id not in self._told:
                 self._told.add(promise.id)
                 param = promise.param_data()
@@ -381,12 +385,15 @@ class _Steps(NotebookRun):
         record = self._done[-1].record
         assert record is not None
         sources = [cell.source for cell in self._cells[: len(self._done)]]
+        remaining = [cell.source for cell in self._cells[len(self._done) :]]
         count = (record.execution_count or len(self._done)) + 1
-        lost = dict.fromkeys(sorted(names_assigned(sources)), "no checkpoint was taken")
         if record.checkpoint:
-            lost = (await self._inside(f"restore({record.checkpoint}, {count}, {sources!r})"))["lost"]
-        needed = names_read(cell.source for cell in self._cells[len(self._done) :])
-        missing = {name: lost[name] for name in lost if needed is None or name in needed}
+            call = f"restore({record.checkpoint}, {count}, {sources!r}, {remaining!r})"
+            missing = (await self._inside(call))["lost"]
+        else:
+            needed = names_read(remaining)
+            assigned = sorted(names_assigned(sources))
+            missing = {name: "no checkpoint was taken" for name in assigned if needed is None or name in needed}
         if missing:
             told = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
             raise RunUnavailable(
@@ -464,15 +471,3 @@ def _policy_of(cell: NotebookNode, default: Policy) -> Policy:
 
 def _first_line(source: str) -> str:
     return source.strip().partition("\n")[0][:80]
-
-
-async def _answered_here(promises: Promises, promise_id: str, prompt: str) -> None:
-    """Take an answer from this terminal as well; the first one counts."""
-    text = await asyncio.to_thread(_line_of_terminal, prompt)
-    await promises.settle(promise_id, "resolved", {"v": 1, "by": "terminal", "text": text}, is_durable=True)
-
-
-def _line_of_terminal(prompt: str) -> str:
-    sys.stderr.write(prompt)
-    sys.stderr.flush()
-    return sys.stdin.readline().strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from capsule_kernel import checkpoints
 
@@ -15,13 +16,16 @@ def save() -> str:
     return json.dumps({"checkpoint": verdict.checkpoint, "live_only": live_only})
 
 
-def restore(number: int, count: int, sources: list[str]) -> str:
-    """Bring back the variables of a checkpoint, and the prompt's number; return as JSON what could not be had.
+def restore(number: int, count: int, sources: list[str], remaining: list[str]) -> str:
+    """Bring back the variables of a checkpoint, and the prompt's number.
+
+    Return as JSON the names that could not be had and that a remaining cell may read, with the reasons.
 
     Args:
         number: the checkpoint.
         count: number of the next prompt.
         sources: the cells that were run, for `In`.
+        remaining: the cells that will be run.
     """
     from IPython.core.getipython import get_ipython
 
@@ -31,4 +35,19 @@ def restore(number: int, count: int, sources: list[str]) -> str:
     shell.user_ns["_ih"][:] = ["", *sources]
     shell.execution_count = count
     lost = {name: entry.reason for name, entry in restored.names.items() if entry.status == "lost"}
-    return json.dumps({"lost": lost})
+    return json.dumps({"lost": _needed(lost, shell.user_ns, remaining) if lost else {}})
+
+
+def _needed(lost: dict[str, str], namespace: dict[str, Any], remaining: list[str]) -> dict[str, str]:
+    """Return those of the lost names that a remaining cell may read, itself or by what it calls."""
+    from capsule_kernel.batch.reach import names_reached
+    from capsule_kernel.batch.reads import needs_of
+
+    found: set[str] = set()
+    for need in needs_of(remaining):
+        open_names = lost.keys() - need.assigned - found
+        if not open_names:
+            continue
+        reached = None if need.names is None else names_reached(namespace, need.names)
+        found |= open_names if need.names is None or reached is None else open_names & (need.names | reached)
+    return {name: lost[name] for name in lost if name in found}

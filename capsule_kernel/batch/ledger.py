@@ -2,7 +2,8 @@
 
 A run is a promise, `{run_id}`; each cell is one, `exec:{run_id}-{cell}`, created when the cell is claimed and settled
 when what it made is on the disk: outputs in the run's folder, variables in a checkpoint. A cell that is tried again has
-another promise, `exec:{run_id}-{cell}-{attempt}`.
+another promise, `exec:{run_id}-{cell}_{attempt}`, and a run that is begun again another id, `{run_id}__{generation}`:
+what stands before the last `-` is one run's alone, whatever other runs are called.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -29,7 +31,10 @@ from capsule_kernel.promises.model import Promise
 
 KIND = "run"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_GENERATION_MARK = "__"
 _ATTEMPTS_MAX = 1000
+_LOOKED_AT_S = 1.0
+_LOOK_AGAIN_S = 0.02
 
 
 class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +85,8 @@ def checked_id(text: str) -> str:
     Raises:
         NotebookError: it cannot.
     """
-    if not _ID.fullmatch(text):
-        raise NotebookError(f"--id {text}", "use letters, digits, '_' and '-', 100 at most")
+    if not _ID.fullmatch(text) or _GENERATION_MARK in text:
+        raise NotebookError(f"--id {text}", "use letters, digits, '_' (not twice in a row) and '-', 100 at most")
     return text
 
 
@@ -96,12 +101,14 @@ class RunLock:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._file, 100, 0).decode(errors="replace").strip()
-            os.close(self._file)
-            raise RunUnavailable(self._run_id, f"process {holder or '?'} runs it now: wait, or end that one") from None
+        deadline = time.monotonic() + _LOOKED_AT_S
+        while not _is_locked(self._file, fcntl.LOCK_EX):
+            # Who lists runs holds it as well, for an instant.
+            if time.monotonic() > deadline:
+                holder = os.pread(self._file, 100, 0).decode(errors="replace").strip()
+                os.close(self._file)
+                raise RunUnavailable(self._run_id, f"process {holder or '?'} runs it now: wait, or end that one")
+            time.sleep(_LOOK_AGAIN_S)
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, str(os.getpid()).encode(), 0)
         return self
@@ -117,13 +124,20 @@ def holder_of(folder: Path) -> int:
     except OSError:
         return 0
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if _is_locked(file, fcntl.LOCK_SH):
+            return 0
         text = os.pread(file, 100, 0).decode(errors="replace").strip()
         return int(text) if text.isdigit() else -1
     finally:
         os.close(file)
-    return 0
+
+
+def _is_locked(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Ledger:
@@ -148,7 +162,7 @@ class Ledger:
     @property
     def root_id(self) -> str:
         """Id of the run's promise, and of everything below it: another one after each `--from-start`."""
-        return self.run_id if self._generation == 1 else f"{self.run_id}_{self._generation}"
+        return self.run_id if self._generation == 1 else f"{self.run_id}{_GENERATION_MARK}{self._generation}"
 
     async def begin(self, notebook: str, total: int) -> Promise:
         """Return the run's promise, made now if there is none."""
@@ -163,6 +177,7 @@ class Ledger:
             return
         if promise.is_pending:
             await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
+        await self.withdraw_questions("run that was started again")
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
         self._generation += 1
         path = self.folder / "generation"
@@ -173,6 +188,18 @@ class Ledger:
     async def finish(self, status: str) -> None:
         """Settle the run's promise."""
         await self._promises.settle(self.root_id, "resolved", {"v": 1, "status": status}, is_durable=self._is_synced)
+
+    async def questions(self) -> list[Promise]:
+        """Return what this run waits for: its cells' questions, and whether one is to be run again."""
+        # `nightly-` is also how the ids of a run begin that is called nightly-2.
+        found = await self._promises.search(prefix=f"{self.root_id}-", state="pending", kind=names.INPUT)
+        owner = re.compile(re.escape(self.root_id) + r"-\d+")
+        return [promise for promise in found if owner.fullmatch(names.origin_of(promise.id))]
+
+    async def withdraw_questions(self, by: str) -> None:
+        """Cancel what the run waits for: nobody does any more."""
+        for promise in await self.questions():
+            await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": by})
 
     async def attempt(self, cell: int) -> Attempt:
         """Return the newest attempt at a cell."""
@@ -271,7 +298,7 @@ class Ledger:
 
     def _id(self, cell: int, attempt: int) -> str:
         execution = names.execution_id(self.root_id, cell)
-        return names.execution(execution if attempt == 1 else names.execution_id(execution, attempt))
+        return names.execution(execution if attempt == 1 else f"{execution}_{attempt}")
 
     def _read_generation(self) -> int:
         try:

@@ -8,11 +8,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
-_REACHES_ALL = frozenset({"exec", "eval", "globals", "locals", "vars", "dir", "get_ipython", "compile", "__import__"})
+REACHES_ALL = frozenset({"exec", "eval", "globals", "locals", "vars", "dir", "get_ipython", "compile", "__import__"})
+"""What can read a name that is not written down."""
 _MAGIC = re.compile(r"^\s*(%|!|\?)|\?\s*$", re.MULTILINE)
 _HARMLESS_MAGIC = re.compile(r"^\s*(%matplotlib|%load_ext|%config|%pip|%cd|%pwd|!).*$", re.MULTILINE)
 _BRACED = re.compile(r"[{$]")
+
+
+class Need(NamedTuple):
+    """What one cell may read.
+
+    Attributes:
+        names: those that it may read; None: perhaps any.
+        assigned: those that earlier cells have assigned for sure.
+    """
+
+    names: frozenset[str] | None
+    assigned: frozenset[str]
 
 
 def names_read(sources: Iterable[str]) -> frozenset[str] | None:
@@ -22,22 +36,35 @@ def names_read(sources: Iterable[str]) -> frozenset[str] | None:
         sources: cells, in the order in which they will run.
     """
     found: set[str] = set()
+    for need in needs_of(sources):
+        if need.names is None:
+            return None
+        found |= need.names - need.assigned
+    return frozenset(found)
+
+
+def needs_of(sources: Iterable[str]) -> list[Need]:
+    """Return what each cell may read, and what it need not have from before."""
+    needs: list[Need] = []
     assigned: set[str] = set()
     for source in sources:
-        text = _HARMLESS_MAGIC.sub(lambda match: match[0] if _BRACED.search(match[0]) else "pass", source)
-        if _MAGIC.search(text):
-            return None
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError):
-            # It will fail in the run as well, if Python does not understand it either.
-            return None
-        reads = _reads(tree)
-        if reads & _REACHES_ALL:
-            return None
-        found |= reads - assigned
-        assigned |= _surely_assigned(tree)
-    return frozenset(found)
+        names, fresh = _cell(source)
+        needs.append(Need(names, frozenset(assigned)))
+        assigned |= fresh
+    return needs
+
+
+def _cell(source: str) -> tuple[frozenset[str] | None, set[str]]:
+    text = _HARMLESS_MAGIC.sub(lambda match: match[0] if _BRACED.search(match[0]) else "pass", source)
+    if _MAGIC.search(text):
+        return None, set()
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        # It will fail in the run as well, if Python does not understand it either.
+        return None, set()
+    reads = _reads(tree)
+    return None if reads & REACHES_ALL else frozenset(reads), _surely_assigned(tree)
 
 
 def _reads(tree: ast.AST) -> set[str]:
@@ -46,6 +73,11 @@ def _reads(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             names.add(node.target.id)
+        elif isinstance(node, ast.Import):
+            # The notebook's own module has every name as an attribute.
+            names |= {"globals" for alias in node.names if alias.name == "__main__"}
+        elif isinstance(node, ast.ImportFrom) and node.module == "__main__":
+            names |= {alias.name for alias in node.names}
     return names
 
 

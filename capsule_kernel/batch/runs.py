@@ -11,7 +11,6 @@ import msgspec
 from capsule_kernel.batch.ledger import KIND, Attempt, Ledger, checked_id, holder_of, runs_folder
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import RunUnavailable
-from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
 from capsule_kernel.promises.opening import open_promises
 from capsule_kernel.settings import load_launch
@@ -92,8 +91,7 @@ async def cancel(run_id: str) -> None:
         )
         if not settled.is_winner:
             raise RunUnavailable(run_id, "it is over already")
-        for promise in await promises.search(prefix=f"{ledger.root_id}-", state="pending", kind=names.INPUT):
-            await promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": "canceled run"})
+        await ledger.withdraw_questions("canceled run")
 
 
 async def _run(promises: Promises, folder: Path) -> Run | None:
@@ -106,7 +104,7 @@ async def _run(promises: Promises, folder: Path) -> Run | None:
     total = int(param.get("cells", 0))
     pid = holder_of(folder)
     cells = [_state_of(await ledger.attempt(index), is_held=bool(pid)) for index in range(total)]
-    questions = await promises.search(prefix=f"{ledger.root_id}-", state="pending", kind=names.INPUT, limit=1)
+    questions = await ledger.questions()
     asked: Any = questions[0].param_data() if questions else {}
     if root.state == "rejected_canceled":
         state = "canceled"

@@ -236,6 +236,37 @@ def test_a_changed_notebook_is_noticed(place: Place) -> None:
     assert done.stdout == "new 1\n"
 
 
+def test_cells_that_came_or_went_after_the_end_are_noticed(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), noting("b"))
+    assert place.run(path).returncode == 0
+    make(path, noting("a"), noting("b"), noting("c"))
+    more = place.run(path)
+    assert more.returncode == 1
+    assert "it had finished before cell 3 was there" in more.stderr
+    make(path, noting("a"))
+    less = place.run(path)
+    assert less.returncode == 1
+    assert "cell 2 ran, and is not in the notebook any more" in less.stderr
+    assert place.log() == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_runs_whose_ids_begin_alike_are_strangers(place: Place) -> None:
+    first = make(place.folder / "a.ipynb", noting("a"), noting("b"), hanging("c"))
+    _kill_at(place, first, 3)
+    assert place.run(first, "--rerun", "safe").returncode == 0
+    # Cell 2 of r was tried twice; r-2 has cells 0, 1 and 2 of its own, and a question.
+    second = make(place.folder / "b.ipynb", "print('A')", "print('B')", "print('C')", "print(input('D? '))")
+    process = place.start("run", second, "--id", "r-2")
+    question = _wait_for_question(place)
+    assert place.state("r")["question"] == ""
+    assert place.state("r-2")["question"] == question["id"]
+    place.command("answer", question["id"], "D")
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert out == "A\nB\nC\nD\n"
+
+
 @pytest.mark.slow
 def test_a_failed_cell_is_run_again_by_the_same_command(place: Place) -> None:
     path = make(
@@ -265,6 +296,29 @@ def test_what_a_remaining_cell_may_read_and_could_not_be_kept_stops_the_run(plac
     assert "numbers" in done.stderr
     assert "generator" in done.stderr
     assert place.log() == ["a", "b"]
+
+
+def test_what_a_function_needs_that_a_remaining_cell_calls_stops_the_run_as_well(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "numbers = (n for n in range(3))\ndef following(): return next(numbers)"),
+        hanging("b"),
+        "print(following())",
+    )
+    _kill_at(place, path, 2)
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 1
+    assert "numbers: " in done.stderr
+    # A cell that makes it anew needs nothing.
+    make(
+        path,
+        noting("a", "numbers = (n for n in range(3))\ndef following(): return next(numbers)"),
+        noting("b", "numbers = iter([7])"),
+        "print(following())",
+    )
+    done = place.run(path, "--rerun", "safe")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "7\n"
 
 
 @pytest.mark.slow
@@ -311,6 +365,8 @@ def test_a_run_is_listed_and_canceled(place: Place) -> None:
     process = place.start("run", path, "--id", "r")
     place.wait_for_log(2)
     assert "r  running  1 of 2 cells  a.ipynb" in place.command("runs", "list").stdout
+    listed = json.loads(place.command("runs", "--json").stdout)
+    assert [(run["id"], run["state"], run["done"], run["total"]) for run in listed] == [("r", "running", 1, 2)]
     assert place.command("runs", "cancel", "r").returncode == 0
     process.communicate(timeout=DEADLINE_S)
     assert process.returncode != 0
@@ -327,6 +383,7 @@ def test_a_run_is_listed_and_canceled(place: Place) -> None:
     ("args", "part"),
     [
         (["--id", "a b"], "use letters, digits"),
+        (["--id", "a__2"], "not twice in a row"),
         (["--from-start"], "give the run an --id"),
         (["--id", "r", "--kernel", "python3"], "needs the Capsule kernel"),
         (["--id", "r", "--kernel-config", "durability=off"], "durability is off"),
