@@ -251,6 +251,7 @@ def test_cells_that_came_or_went_after_the_end_are_noticed(place: Place) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_runs_whose_ids_begin_alike_are_strangers(place: Place) -> None:
     first = make(place.folder / "a.ipynb", noting("a"), noting("b"), hanging("c"))
     _kill_at(place, first, 3)
