@@ -13,11 +13,10 @@ import sys
 from collections.abc import Callable
 from subprocess import CalledProcessError
 from types import CodeType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core import page
 from IPython.core.autocall import IPyAutocall, ZMQExitAutocall
-from IPython.core.error import UsageError
 from IPython.core.formatters import DisplayFormatter
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell, InteractiveShellABC
@@ -39,6 +38,9 @@ from capsule_kernel.worker.magics import KernelMagics
 from capsule_kernel.worker.namespace import internals_in, put_back
 from capsule_kernel.worker.output import STDERR, settle
 from capsule_kernel.worker.system import run_command
+
+if TYPE_CHECKING:
+    from capsule_kernel.worker.toolkits import Toolkits
 
 _ENVIRONMENT = {
     # Colours in what runs in a cell, and no pagers: nobody could press a key.
@@ -86,6 +88,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self.has_display_failed = False
         self.has_started = False
         self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
+        self._toolkits: Toolkits | None = None
         super().__init__(**kwargs)
 
     @default("banner1")
@@ -359,14 +362,23 @@ class ZMQInteractiveShell(InteractiveShell):
         self.last_traceback = traceback
 
     def enable_gui(self, gui: str | None = None) -> None:
-        """Accept what needs no other loop: asyncio, which runs anyway, and figures that live in the front end.
+        """Let a toolkit's windows live; asyncio runs anyway, and figures in the front end need nothing.
 
         Raises:
-            UsageError: any other, which would need its toolkit's loop.
+            UsageError: the toolkit is not supported, or not there.
         """
-        if gui not in _GUIS_WITHOUT_A_LOOP:
-            raise UsageError(f"the event loop of {gui!r} is not supported by this kernel")
+        if gui is not None and gui not in _GUIS_WITHOUT_A_LOOP:
+            self._open_toolkits().enable(gui)
+        elif self._toolkits is not None:
+            self._toolkits.disable()
         self.active_eventloop = gui
+
+    def _open_toolkits(self) -> Toolkits:
+        if self._toolkits is None:
+            from capsule_kernel.worker.toolkits import Toolkits
+
+            self._toolkits = Toolkits()
+        return self._toolkits
 
     # --- children ----------------------------------------------------------------------------------------------------
 

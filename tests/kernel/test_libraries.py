@@ -140,6 +140,50 @@ def test_the_loop_of_asyncio_is_there_already(kernel: Client) -> None:
     kernel.run("%gui")
 
 
+def test_what_tk_calls_is_called_while_cells_await_and_between_them(kernel: Client) -> None:
+    """Without a window: Tcl's timers are events of the same loop."""
+    kernel.run(
+        "%gui tk\nimport asyncio, tkinter\nfired = asyncio.Event()\ntcl = tkinter.Tcl()\n"
+        "tcl.createcommand('fire', lambda: (print('fired', flush=True), fired.set()))\n"
+        "tcl.eval('after 1 fire');"
+    )
+    cell = kernel.run("await fired.wait();")
+    kernel.drain()
+    heard = [each for e in kernel.exchanges.values() for each in (*e.iopub, *e.late) if each.msg_type == "stream"]
+    assert [message.content["text"] for message in heard] == ["fired\n"]
+    for exchange in kernel.exchanges.values():
+        exchange.ignore_outputs()
+    kernel.run("%gui\nfired.clear()\ntcl.eval('after 1 fire');")
+    kernel.run("await asyncio.sleep(0.1)")
+    assert kernel.evaluate("fired.is_set()") == "False"
+    assert cell.status == "ok"
+
+
+def test_what_qt_calls_is_called(start_kernel: KernelStarter) -> None:
+    pytest.importorskip("PySide6", reason="PySide6 is not installed")
+    client = start_kernel(env={"QT_QPA_PLATFORM": "offscreen"})
+    client.run(
+        "%gui qt6\nimport asyncio\nfrom PySide6 import QtCore, QtWidgets\nfired = asyncio.Event()\n"
+        "label = QtWidgets.QLabel('text'); label.show()\n"
+        "QtCore.QTimer.singleShot(1, fired.set)",
+        timeout_s=IMPORT_S,
+    )
+    client.run("await fired.wait();").claim("execute_result")
+    assert client.run("label.isVisible()").text == "True"
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [("%gui wx", "'wx' is not supported by this kernel; those are: asyncio, qt, qt5, qt6, tk"), ("%gui qt5", "'qt5'")],
+)
+def test_a_toolkit_that_is_not_there_is_said(line: str, part: str, start_kernel: KernelStarter) -> None:
+    client = start_kernel(env={"DISPLAY": "", "WAYLAND_DISPLAY": "", "QT_QPA_PLATFORM": ""})
+    cell = client.execute(line)
+    assert part in cell.stderr
+    cell.ignore_outputs()
+    assert client.run("1 + 1", stop_on_error=False).text == "2"
+
+
 # --- magics that talk ------------------------------------------------------------------------------------------------
 
 

@@ -202,8 +202,7 @@ def test_a_program_has_the_outputs_as_in_a_notebook(manager: KernelManager) -> N
         "handle = display('first', display_id=True); handle.update('second')\n"
         "40 + 2"
     )
-    msg_id = first.execute(code)
-    first.get_shell_msg(timeout=20)
+    msg_id = first.execute(code, reply=True, timeout=20)["parent_header"]["msg_id"]
     first.stop_channels()
     second = connected(manager)
     (cell,) = replay(second, msg_id)
