@@ -11,7 +11,7 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -28,7 +28,17 @@ from capsule_kernel.sessions.lifecycle import Phase
 from capsule_kernel.sessions.session import Death, Session
 from capsule_kernel.settings import Settings
 from capsule_kernel.wire.jupyter import encode_json
-from capsule_kernel.wire.worker_messages import Ask, Done, Execute, InterruptSeen, Publish, Stream, Tick, Unasked
+from capsule_kernel.wire.worker_messages import (
+    Ask,
+    AttemptEvent,
+    Done,
+    Execute,
+    InterruptSeen,
+    Publish,
+    Stream,
+    Tick,
+    Unasked,
+)
 
 _log = logging.getLogger(__name__)
 _EXECUTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -57,6 +67,19 @@ class _ErrorName(msgspec.Struct, frozen=True):
 class _Cell(msgspec.Struct, frozen=True, kw_only=True):
     request: Request
     content: ExecuteContent
+
+
+class Branches(Protocol):
+    """Who can go back to snapshots: `Pool`, whose methods these are."""
+
+    def undo(self, serials: Sequence[int]) -> Session | None:
+        """Go back to the newest snapshot from before these requests."""
+
+    def pin(self, serial: int | None) -> None:
+        """Keep the snapshot after a request."""
+
+    def discard(self, serial: int) -> Session | None:
+        """Go back to the snapshot after a request."""
 
 
 class _Running(msgspec.Struct, kw_only=True):
@@ -94,7 +117,7 @@ class Executions:
         on_exit: Callable[[], None],
         on_replace: Callable[[str], None],
         on_retire: Callable[[str], None],
-        on_undo: Callable[[Sequence[int]], Session | None],
+        branches: Branches,
         checkpoints: Checkpoints,
         engine: str,
     ) -> None:
@@ -112,7 +135,7 @@ class Executions:
         self._on_exit = on_exit
         self._on_replace = on_replace
         self._on_retire = on_retire
-        self._on_undo = on_undo
+        self._branches = branches
         self._past = Past()
         # What happened between cells: the next one's first output.
         self._news = ""
@@ -293,9 +316,14 @@ class Executions:
         session.drain_descriptors()
         cell = running.cell
         self._count = message.next_count
-        if message.undo:
+        if message.attempt is not None and message.attempt.event is AttemptEvent.DISCARDED:
+            self._say_undone(running, self._branches.discard(message.attempt.serial), "%attempt")
+        elif message.undo:
             self._undo(running, message.undo)
         else:
+            if message.attempt is not None:
+                is_open = message.attempt.event is AttemptEvent.BEGUN
+                self._branches.pin(message.attempt.serial if is_open else None)
             self._past.note(message.serial, running.count if self._stores(cell.content) else 0)
         self._end(running, message.content, message.status, message.report)
         if self._stores(cell.content) and cell.content.code.strip():
@@ -321,9 +349,11 @@ class Executions:
     def _undo(self, running: _Running, cells: int) -> None:
         """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
         undone = self._past.newest(cells)
-        target = self._on_undo(undone) if undone else None
+        self._say_undone(running, self._branches.undo(undone) if undone else None, "%undo")
+
+    def _say_undone(self, running: _Running, target: Session | None, magic: str) -> None:
         if target is None:
-            text = "%undo: there is no snapshot from before that: nothing was changed\n"
+            text = f"{magic}: there is no snapshot from before that: nothing was changed\n"
             self._iopub.stream("stderr", text, parent=running.cell.request.parent)
             return
         self._session = None

@@ -185,7 +185,7 @@ class Kernel:
             on_exit=self.stop,
             on_replace=self._pool.replace,
             on_retire=functools.partial(self._pool.retire, grace_ms=settings.shutdown_grace_ms),
-            on_undo=self._pool.undo,
+            branches=self._pool,
             checkpoints=self._checkpoints,
             engine=wire.session,
         )

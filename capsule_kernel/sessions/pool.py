@@ -126,7 +126,18 @@ class Pool:
 
         `on_worker_death` follows.
         """
-        target = self._ring.before(serials)
+        return self._go_back_to(self._ring.before(serials))
+
+    def pin(self, serial: int | None) -> None:
+        """Keep the snapshot after request `serial` until another is to be kept; None: none is any more."""
+        self._ring.pin(serial)
+
+    def discard(self, serial: int) -> Session | None:
+        """Go back to the snapshot after request `serial`; as `undo`."""
+        self._ring.pin(None)
+        return self._go_back_to(self._ring.after(serial))
+
+    def _go_back_to(self, target: Session | None) -> Session | None:
         if target is None or self._current is None:
             return None
         self._wanted_heir = target

@@ -32,6 +32,8 @@ class Ring:
         # In the middle of the running cell, and how often a worker was that already.
         self._middle: Session | None = None
         self._resumes = self._ordinal = 0
+        # The request after which an attempt began that is not decided.
+        self._pinned: int | None = None
 
     def __repr__(self) -> str:
         return f"<Ring of {[sleeper.count for sleeper in self._sleepers]}, limit {self._limit}>"
@@ -50,7 +52,7 @@ class Ring:
         for other in same:
             self._sleepers.remove(other)
         self._sleepers.append(sleeper)
-        newest_first = self._sleepers[::-1]
+        newest_first = [other for other in reversed(self._sleepers) if other.serial != self._pinned]
         dropped = [newest_first[age] for age in thin(len(newest_first), self._limit)]
         for other in dropped:
             self._sleepers.remove(other)
@@ -61,6 +63,14 @@ class Ring:
         if sleeper.ordinal != self._ordinal:
             self._ordinal, self._resumes = sleeper.ordinal, 0
         return [older] if older is not None else []
+
+    def pin(self, serial: int | None) -> None:
+        """Keep the snapshot after request `serial`, whatever its age, until another is to be kept; None: none is."""
+        self._pinned = serial
+
+    def after(self, serial: int) -> Session | None:
+        """Return the snapshot after request `serial`."""
+        return next((sleeper for sleeper in self._sleepers if sleeper.serial == serial), None)
 
     def end_cell(self) -> list[Session]:
         """The running cell has ended, or fails: return what is to be dropped for it."""

@@ -7,6 +7,7 @@ number that the front gave a request; a worker quotes it as the parent of everyt
 
 from __future__ import annotations
 
+import enum
 import signal
 from typing import Any
 
@@ -191,6 +192,21 @@ class Publish(_Message, frozen=True, kw_only=True, tag=3):
     buffers: list[bytes] = []
 
 
+class AttemptEvent(enum.Enum):
+    """What has become of an attempt."""
+
+    BEGUN = "begun"
+    KEPT = "kept"
+    DISCARDED = "discarded"
+
+
+class Attempt(_Message, frozen=True, kw_only=True):
+    """An attempt was begun or decided; its branch is the snapshot after request `serial`."""
+
+    event: AttemptEvent
+    serial: int
+
+
 class Done(_Message, frozen=True, kw_only=True, tag=4):
     """A cell has ended and everything that it wrote through Python is on the link before this."""
 
@@ -209,6 +225,7 @@ class Done(_Message, frozen=True, kw_only=True, tag=4):
     """How many cells to go back: the state is that of a snapshot from before them."""
     report: bytes = b""
     """What magics have to say to programs, as JSON: `capsule` in the reply's metadata."""
+    attempt: Attempt | None = None
 
 
 class Answer(_Message, frozen=True, kw_only=True, tag=5):

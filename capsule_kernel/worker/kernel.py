@@ -17,6 +17,7 @@ from IPython.core.error import StdinNotImplementedError
 
 from capsule_kernel.wire.worker_messages import Ask, FromWorker, InputReply, Unasked
 from capsule_kernel.worker import inspection, parents, standin
+from capsule_kernel.worker.attempts import Attempts
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.executor import Executor
 from capsule_kernel.worker.interrupt import ExecutionCancellation
@@ -87,6 +88,7 @@ class WorkerKernel:
         self.executor: Executor | None = None
         self.replace_worker = False
         self.undo = 0
+        self.attempts = Attempts()
         self.checkpoints: Checkpoints | None = None
         self.report: dict[str, Any] = {}
         self.polling: Polling | None = None

@@ -179,7 +179,8 @@ class Worker:
                 continue
             match message:
                 case Execute():
-                    if self._lineage.is_overdue and self._take_snapshot():
+                    is_attempt = self.kernel.attempts.is_asked(message.code)
+                    if self._begin_attempt() if is_attempt else self._lineage.is_overdue and self._take_snapshot():
                         # This is the snapshot, and the cell was the worker's to run.
                         continue
                     self._lineage.reap_helper()
@@ -264,7 +265,7 @@ class Worker:
             loop.call_soon(loop.call_soon, self._handle_comms)
         assert self.kernel.executor is not None
         result = self.kernel.executor.execute(
-            message.code,
+            self.kernel.attempts.body_of(message.code),
             silent=message.silent,
             store_history=message.store_history,
             cell_id=message.cell_id,
@@ -272,6 +273,8 @@ class Worker:
         )
         if os.getpid() != self._pid:
             self._leave_child()
+        if self.kernel.attempts.hint:
+            output.STDOUT.write(self.kernel.attempts.hint)
         if message.user_expressions:
             with self._coordinator.stepping_aside():
                 content = self._coordinator.context.run(self._reply, message, result)
@@ -290,6 +293,7 @@ class Worker:
             keep_kernel=bool(shell.keepkernel_on_exit),
             replace_worker=self.kernel.replace_worker,
             undo=self.kernel.undo,
+            attempt=self.kernel.attempts.take_news(),
             report=encode_content(self.kernel.report) if self.kernel.report else b"",
         )
         self.kernel.undo = 0
@@ -355,6 +359,18 @@ class Worker:
             return False
         self._wake_up(Moment(count, serial))
         return True
+
+    def _begin_attempt(self) -> bool:
+        """Fork the snapshot that an attempt is a branch of; return whether this process is that, woken up."""
+        count, serial = self._newest
+        moment = Moment(count, serial)
+        with self._parked() as threads:
+            role = self._lineage.take(moment, own_threads=threads, is_awaited=True)
+        if role is Role.SNAPSHOT:
+            self._wake_up(moment)
+            return True
+        self.kernel.attempts.begin(serial, self._lineage.refusal)
+        return False
 
     @contextlib.contextmanager
     def _parked(self) -> Iterator[list[threading.Thread]]:

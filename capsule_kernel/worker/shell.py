@@ -29,6 +29,7 @@ from traitlets import CBool, Instance, Type, default
 from traitlets.config import Configurable
 
 from capsule_kernel.worker import parents
+from capsule_kernel.worker.attempts import AttemptMagics
 from capsule_kernel.worker.checkpoint_magics import CheckpointMagics
 from capsule_kernel.worker.compiling import CellCompiler
 from capsule_kernel.worker.display import Outlet, ZMQDisplayPublisher, ZMQShellDisplayHook
@@ -140,7 +141,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def init_magics(self) -> None:
         """Add the kernel's magics."""
         super().init_magics()
-        self.register_magics(KernelMagics, CheckpointMagics)
+        self.register_magics(KernelMagics, CheckpointMagics, AttemptMagics)
         self.magics_manager.register_alias("ed", "edit")
         self.magics_manager.register_alias("more", "less")
 

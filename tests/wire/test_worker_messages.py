@@ -26,6 +26,7 @@ VALUES: dict[Any, list[Any]] = {
     str | None: [None, "", "cell"],
     int | None: [None, 0, 7],
     list[str]: [[], ["a", "é"]],
+    messages.Attempt | None: [None, *(messages.Attempt(event=event, serial=3) for event in messages.AttemptEvent)],
     list[bytes]: [[], [b"", b"\xff"]],
     list[Any]: [[], [[1, 2, "x"], [1, 3, ["in", None]]]],
     dict[str, str]: [{}, {"a": "é"}],
