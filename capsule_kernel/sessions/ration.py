@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _BUSY_S = 0.5
 _IDLE_S = 2.0
 _REST = 50
+_REST_S = 2.0
 _NOTABLE_BYTES = 16 << 20
 
 
@@ -43,6 +44,7 @@ class Ration:
         self._is_birth_new = False
         self._rest_until_s = 0.0
         self._left_bytes = 0
+        self._total_bytes = 0
 
     def note_birth(self) -> None:
         """A snapshot was added."""
@@ -98,8 +100,22 @@ class Ration:
             else await asyncio.to_thread(memory.held, current.pid, [sleeper.pid for sleeper in sleepers])
         )
         now = self._loop.time()
-        self._rest_until_s = now + _REST * (now - begun)
-        self._drop(sleepers, held, room)
+        self._rest_until_s = now + min(_REST * (now - begun), _REST_S)
+        self._drop(sleepers, self._steady(held), room)
+
+    def _steady(self, held: Held) -> Held:
+        """Return `held` with the less of this total and the last one.
+
+        Processes that come and go while they are read one after the other make shared pages count twice: what private
+        pages do not show must be there at two looks.
+        """
+        last, self._total_bytes = self._total_bytes, held.total_bytes
+        if held.total_bytes > last:
+            # Soon again.
+            self._is_birth_new = True
+        return Held(
+            private_bytes=held.private_bytes, total_bytes=max(sum(held.private_bytes), min(last, held.total_bytes))
+        )
 
     def _drop(self, sleepers: list[Session], held: Held, room: Room) -> None:
         for sleeper in sleepers[: count_to_drop(held, room, self._cap_bytes)]:
