@@ -37,6 +37,9 @@ def held(worker: int, sleepers: Sequence[int]) -> Held:
     rolls = [_fields(f"/proc/{pid}/smaps_rollup") for pid in sleepers]
     private = [roll.get("Private_Dirty", 0) for roll in rolls]
     own = _fields(f"/proc/{worker}/smaps_rollup")
+    if not own:
+        # It has ended: what it shared is the snapshots' alone, one of which takes its place.
+        return Held(private_bytes=[0] * len(sleepers), total_bytes=0)
     # Shared pages are counted in parts: with the worker's part added, and what it has taken off, snapshots' are left.
     shared = sum(roll.get("Pss_Anon", 0) for roll in rolls) + own.get("Pss_Anon", 0) - own.get("Anonymous", 0)
     return Held(private_bytes=private, total_bytes=max(sum(private), shared))

@@ -133,3 +133,4 @@ class Ration:
             # What came back shows only at the next look.
             self._is_birth_new = True
             self._rest_until_s = 0.0
+            self._total_bytes = 0
