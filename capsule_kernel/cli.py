@@ -28,7 +28,7 @@ from capsule_kernel.errors import (
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from capsule_kernel.batch.durable import DurableNotebookClient
+    from capsule_kernel.batch.durable import DurableRun
     from capsule_kernel.batch.events import Observer
 
 OK, FAILED, MISUSED = 0, 1, 2
@@ -302,7 +302,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.id is None and (options.from_start or options.rerun != "ask"):
         raise NotebookError(str(path), "--rerun and --from-start are for durable runs: give the run an --id")
     display = JSONProgress(sys.stdout, Clock().iso_now) if options.json else stderr_display(os.environ)
-    run: NotebookRun | DurableNotebookClient
+    run: NotebookRun | DurableRun
     if options.id is not None:
         run = _durable_run(options, notebook, display, cwd, arguments)
     else:
@@ -330,14 +330,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _durable_run(
     options: argparse.Namespace, notebook: NotebookNode, display: Observer, cwd: Path, arguments: list[str]
-) -> DurableNotebookClient:
-    from capsule_kernel.batch.durable import DurableNotebookClient
+) -> DurableRun:
+    from capsule_kernel.batch.durable import DurableRun
+    from capsule_kernel.batch.steps import RunOptions
 
     if options.kernel is not None:
         raise NotebookError(str(options.notebook), "a durable run (--id) needs the Capsule kernel: leave out --kernel")
-    return DurableNotebookClient(
-        notebook,
-        display,
+    how = RunOptions(
         name=options.notebook.name,
         cwd=str(cwd),
         run_id=options.id,
@@ -347,6 +346,7 @@ def _durable_run(
         from_start=options.from_start,
         kernel_arguments=arguments,
     )
+    return DurableRun(notebook, display, how)
 
 
 def _list_runs(options: argparse.Namespace) -> int:
