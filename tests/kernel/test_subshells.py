@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .debug_session import DebugSession
 from .exchange import plain
 from .starter import only_capsule
 
@@ -290,3 +291,43 @@ def test_subshells_that_do_nothing_have_no_threads(kernel: Client) -> None:
     kernel.run("import threading\nmine = threading.current_thread()", subshell=names[0])
     kernel.run("mine.join()")
     assert kernel.evaluate("__import__('threading').active_count()") == before
+
+
+@only_capsule("its comms' handlers say whether they may run beside a cell")
+def test_a_handler_that_asked_for_it_hears_over_a_subshell_while_the_main_shell_is_blocked(kernel: Client) -> None:
+    kernel.run(
+        "import comm, threading\ngate = threading.Event()\n"
+        "def opened(c, message):\n"
+        "    c.on_msg(lambda message: gate.set(), while_blocked=True)\n"
+        "comm.get_comm_manager().register_target('gate', opened)"
+    )
+    name = create(kernel)
+    comm_message(kernel, "comm_open", name, target_name="gate").wait()
+    main = kernel.start("print('waits')\ngate.wait(20)")
+    main.wait_stream("waits")
+    comm_message(kernel, "comm_msg", name).wait()
+    assert main.text == "True"
+
+
+def test_the_kernel_ends_while_a_subshell_is_busy(kernel: Client) -> None:
+    name = create(kernel)
+    running = kernel.start(BLOCK.replace("gate.wait(20)", "gate.wait(600)"), subshell=name)
+    running.wait_stream("waiting")
+    kernel.shutdown()
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    kernel.abandon()
+
+
+@only_capsule("ipykernel's subshells have a stack of their own kind")
+def test_a_breakpoint_stops_a_subshell_s_cell(kernel: Client) -> None:
+    name = create(kernel)
+    session = DebugSession(kernel).start()
+    code = "inside = 1\nbeyond = inside + 1"
+    session.break_at(code, 2)
+    cell = kernel.start(code, subshell=name)
+    thread = session.wait_stopped()
+    assert session.where(thread) == [("<module>", 2)]
+    session.go_on(thread)
+    cell.succeeded()
+    session.events()
