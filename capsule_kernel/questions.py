@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def pending(*, file: str = "") -> list[Question]:
         PromisesUnavailable: they cannot be read.
         ConfigurationError: the settings cannot be used.
     """
-    return asyncio.run(_with_promises(file, _pending))
+    return _run(_with_promises(file, _pending))
 
 
 def answer(question_id: str, text: str, *, file: str = "") -> None:
@@ -85,7 +86,7 @@ def answer(question_id: str, text: str, *, file: str = "") -> None:
         if not settled.is_winner:
             raise QuestionClosed(question_id, _how(settled.promise))
 
-    asyncio.run(_with_promises(file, work))
+    _run(_with_promises(file, work))
 
 
 def refuse(question_id: str, *, file: str = "") -> None:
@@ -102,7 +103,7 @@ def refuse(question_id: str, *, file: str = "") -> None:
         if not settled.is_winner:
             raise QuestionClosed(question_id, _how(settled.promise))
 
-    asyncio.run(_with_promises(file, work))
+    _run(_with_promises(file, work))
 
 
 def find(question_id: str, *, file: str = "") -> Question:
@@ -116,7 +117,13 @@ def find(question_id: str, *, file: str = "") -> Question:
     async def work(promises: Promises) -> Question:
         return _of(await _question(promises, question_id))
 
-    return asyncio.run(_with_promises(file, work))
+    return _run(_with_promises(file, work))
+
+
+def _run[T](work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`, also where a loop runs already, as in a notebook."""
+    with ThreadPoolExecutor(1, thread_name_prefix="questions") as executor:
+        return executor.submit(asyncio.run, work).result()
 
 
 async def _with_promises[T](file: str, work: Callable[[Promises], Awaitable[T]]) -> T:

@@ -107,7 +107,14 @@ class Index:
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None, check_same_thread=False
             )
-            connection.execute("SELECT number FROM generation").fetchone()
+            try:
+                connection.execute("SELECT number FROM generation").fetchone()
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
