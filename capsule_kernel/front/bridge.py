@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _OPEN_AFTER_S = 1.0
 _WRITE_AFTER_S = 0.05
 _EARLY_MAX = 1000
+_OVER_KEPT = 100
 _LEFT_MAX = 1000
 _STOP_S = 1.0
 _DAY_MS = 86_400_000
@@ -46,6 +48,16 @@ class _Ended(msgspec.Struct, frozen=True):
     status: str
     count: int
     ename: str
+
+
+class _Execution(msgspec.Struct):
+    """An execution and its questions so far."""
+
+    id: str
+    count: int
+    is_recorded: bool
+    is_over: bool = False
+    questions: int = 0
 
 
 class ResonateProtocolBridge:
@@ -81,10 +93,10 @@ class ResonateProtocolBridge:
         self._timer: asyncio.TimerHandle | None = None
         self._early: list[_Begun | _Ended] = []
         self._lost = 0
-        self._ids: dict[int, str] = {}
         self._count = 0
-        self._newest = f"{kernel_id}-0"
-        self._questions = 0
+        self._newest = _Execution(f"{kernel_id}-0", 0, is_recorded=False)
+        self._executions: dict[int, _Execution] = {}
+        self._over: deque[int] = deque()
         self._is_stopped = False
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -103,28 +115,41 @@ class ResonateProtocolBridge:
         if self._is_off:
             return
         self._count += 1
-        # The newest suffices for questions of its cell; tasks that ask later belong to it too.
-        self._newest = execution_id or f"{self._kernel_id}-{self._count}"
-        self._questions = 0
-        self._ids.clear()
-        if is_recorded and not execution_id:
-            self._ids[serial] = self._newest
-            self._note(_Begun(self._newest, code, count, self._clock.unix_ms()))
+        is_recorded = is_recorded and not execution_id
+        execution = _Execution(execution_id or f"{self._kernel_id}-{self._count}", count, is_recorded)
+        self._newest = self._executions[serial] = execution
+        if is_recorded:
+            self._note(_Begun(execution.id, code, count, self._clock.unix_ms()))
 
-    def end(self, serial: int, status: str, count: int, ename: str = "") -> None:
+    def end(self, serial: int, status: str, ename: str = "") -> None:
         """Note how it ended: `ok`, `error` with the error's name, `interrupted`."""
-        execution_id = self._ids.get(serial)
-        if execution_id is not None:
-            self._note(_Ended(execution_id, status, count, ename))
+        execution = self._executions.get(serial)
+        if execution is None or execution.is_over:
+            return
+        execution.is_over = True
+        if execution.is_recorded:
+            self._note(_Ended(execution.id, status, execution.count, ename))
+        self._over.append(serial)
+        if len(self._over) > _OVER_KEPT:
+            del self._executions[self._over.popleft()]
+
+    def leave(self) -> None:
+        """Note that what runs is interrupted: this front ends."""
+        for serial in [serial for serial, execution in self._executions.items() if not execution.is_over]:
+            self.end(serial, INTERRUPTED)
 
     def is_own(self, execution_id: str) -> bool:
         """Return whether this kernel gave the execution its id, and not a run."""
         return execution_id.startswith(f"{self._kernel_id}-")
 
-    def count_question(self) -> tuple[str, int]:
-        """Count a question; return the newest execution, to which it belongs, and its number among that one's."""
-        self._questions += 1
-        return self._newest, self._questions
+    def count_question(self, serial: int) -> tuple[str, int]:
+        """Count a question of request `serial`; return the execution that it belongs to, and its number there.
+
+        Tasks may ask long after their cell; where that is forgotten, they belong to the newest.
+        """
+        execution = self._executions.get(serial, self._newest)
+        execution.questions += 1
+        return execution.id, execution.questions
 
     @property
     def statistics(self) -> dict[str, Any] | None:

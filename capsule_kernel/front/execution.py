@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from capsule_kernel.clock import Clock
-from capsule_kernel.front.bridge import INTERRUPTED, ResonateProtocolBridge
+from capsule_kernel.front.bridge import ResonateProtocolBridge
 from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.history import History
 from capsule_kernel.front.inputs import InputCapability
@@ -292,10 +292,9 @@ class Executions:
 
     def on_ask(self, session: Session, message: Ask) -> None:
         """Put a question of user code to the client that runs the cell, and to whoever else may answer."""
-        running = self._running
-        is_of_cell = running is not None and running.cell.request.serial == message.parent
-        is_for_client = running.cell.content.allow_stdin if running is not None and is_of_cell else True
-        self._inputs.ask(session, message, self._requests.get(message.parent), is_for_client=is_for_client)
+        request = self._requests.get(message.parent)
+        is_for_client = request is None or _allows_stdin(request)
+        self._inputs.ask(session, message, request, is_for_client=is_for_client)
 
     def on_unasked(self, session: Session, message: Unasked) -> None:
         """Forget a question."""
@@ -340,11 +339,6 @@ class Executions:
             self._on_retire("%reset --worker asked for a fresh one")
         self._on_first_done()
         self._next()
-
-    def leave(self) -> None:
-        """Note that the running cell, if there is one, is interrupted: this front ends."""
-        if self._running is not None and self._stores(self._running.cell.content):
-            self._bridge.end(self._running.cell.request.serial, INTERRUPTED, self._running.count)
 
     def _undo(self, running: _Running, cells: int) -> None:
         """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
@@ -483,8 +477,7 @@ class Executions:
         self._iopub.busy_parent = None
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))
         self._iopub.status("idle", parent=request.parent)
-        if self._stores(running.cell.content):
-            self._bridge.end(request.serial, status, running.count, _ename(status, content))
+        self._bridge.end(request.serial, status, error_name(status, content))
 
     def _metadata(self, status: str, started: str | None = None, report: bytes = b"") -> bytes:
         started = started or self._clock.iso_now()
@@ -527,7 +520,14 @@ def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, A
     return {"ename": ename, "evalue": evalue, "traceback": traceback or [f"{ename}: {evalue}"]}
 
 
-def _ename(status: str, content: bytes) -> str:
+def _allows_stdin(request: Request) -> bool:
+    """Return whether the client that sent a request can be asked."""
+    if request.message.header.msg_type != "execute_request":
+        return True
+    return msgspec.json.decode(request.message.raw_content, type=ExecuteContent).allow_stdin
+
+
+def error_name(status: str, content: bytes) -> str:
     """Return the name of the error in a reply."""
     return msgspec.json.decode(content, type=_ErrorName).ename if status == "error" else ""
 

@@ -159,7 +159,7 @@ class InputCapability:
         from capsule_kernel.promises import names
 
         ask = question.ask
-        execution, ordinal = self._bridge.count_question()
+        execution, ordinal = self._bridge.count_question(ask.parent)
         param: dict[str, Any] = {"v": 1, "prompt": ask.prompt, "password": ask.password}
         if self._bridge.is_own(execution):
             # Who waits: of runs it is whoever runs the cell, now or later.

@@ -244,7 +244,7 @@ class Kernel:
         self._executions.abort_queued()
         if self._subshells is not None:
             self._subshells.abort_queued()
-        self._executions.leave()
+        self._bridge.leave()
         self._inputs.leave_open()
         self._comms.abandon()
         self._on_interrupt()
@@ -467,6 +467,7 @@ class Kernel:
             self._subshells = Subshells(
                 iopub=self._iopub,
                 replies=self._replies,
+                bridge=self._bridge,
                 clock=self._clock,
                 session=lambda: self._pool.serving,
                 on_exit=self.stop,

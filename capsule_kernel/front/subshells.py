@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from capsule_kernel.clock import Clock
-from capsule_kernel.front.execution import ExecuteContent
+from capsule_kernel.front.bridge import ResonateProtocolBridge
+from capsule_kernel.front.execution import ExecuteContent, error_name
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request
@@ -55,6 +56,7 @@ class Subshells:
         *,
         iopub: IOPub,
         replies: Replies,
+        bridge: ResonateProtocolBridge,
         clock: Clock,
         session: Callable[[], Session | None],
         on_exit: Callable[[], None],
@@ -62,6 +64,7 @@ class Subshells:
     ) -> None:
         self._iopub = iopub
         self._replies = replies
+        self._bridge = bridge
         self._clock = clock
         self._session = session
         self._on_exit = on_exit
@@ -175,6 +178,7 @@ class Subshells:
         stores = content.store_history is not False and not content.silent
         count = subshell.count
         subshell.count += stores
+        self._bridge.begin(request.serial, content.code, count, is_recorded=stores)
         session.say(
             ExecuteBeside(
                 serial=request.serial,
@@ -200,6 +204,7 @@ class Subshells:
         self._iopub.release()
         self._reply(cell, content, status)
         self._iopub.status("idle", parent=cell.request.parent)
+        self._bridge.end(cell.request.serial, status, error_name(status, content))
 
     def _abort(self, subshell: _Subshell) -> None:
         queued = [*subshell.queue]

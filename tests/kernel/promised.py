@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
 import time
@@ -10,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from capsule_kernel import questions
 from capsule_kernel.clock import Clock
+from capsule_kernel.promises.rules import settlement
 from capsule_kernel.promises.store import Store
 
 from .exchange import DEADLINE_S
 
 if TYPE_CHECKING:
+    from capsule_kernel.promises.model import Settlement
     from tests.kernel.client import Client
     from tests.kernel.starter import KernelStarter
 
@@ -26,8 +30,8 @@ class Kernels:
         self._start = start_kernel
         self.file = str(file)
 
-    def __call__(self, *args: str) -> Client:
-        return self._start("--debug", f"--CapsuleKernel.promises_file={self.file}", *args)
+    def __call__(self, *args: str, **kw: Any) -> Client:
+        return self._start("--debug", f"--CapsuleKernel.promises_file={self.file}", *args, **kw)
 
     def promises(self, **search: Any) -> list[Any]:
         if not Path(self.file).exists():
@@ -35,6 +39,14 @@ class Kernels:
         store = Store(self.file, Clock())
         try:
             return list(store.search(**search))
+        finally:
+            store.close()
+
+    def settle(self, promise_id: str, state: Settlement, data: bytes) -> None:
+        """Settle a promise as any client of the protocol may, with whatever data."""
+        store = Store(self.file, Clock())
+        try:
+            store.apply([settlement(state, promise_id, json.dumps({"data": base64.b64encode(data).decode()}))])
         finally:
             store.close()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
+import re
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from .exchange import DEADLINE_S
 from .promised import command
 
 if TYPE_CHECKING:
+    from tests.kernel.client import Client
     from tests.kernel.promised import Kernels
     from tests.kernel.starter import KernelStarter
 
@@ -45,14 +49,48 @@ def test_executions_are_recorded_with_how_they_ended(kernels: Kernels) -> None:
     assert "x = 1" not in found[0].param
 
 
-def test_the_front_imports_neither_resonate_nor_aiohttp(kernels: Kernels) -> None:
+def imported(kernel: Client) -> set[str]:
+    """What the kernel's processes imported, by `-X importtime`; workers write to their cells' streams too."""
+    kernel.forget()
+    text = (kernel.process.directory / "stderr.txt").read_text(encoding="utf-8", errors="replace")
+    return set(re.findall(r"\| +([\w.]+)$", text, re.MULTILINE))
+
+
+def test_neither_resonate_nor_aiohttp_is_imported(kernels: Kernels) -> None:
+    kernel = kernels(env={"PYTHONPROFILEIMPORTTIME": "1"})
+    kernel.start("x = 1").wait()
+    kernels.wait_for(kernel, 1, kind="exec", state="resolved")
+    found = imported(kernel)
+    assert "capsule_kernel.promises.embedded" in found
+    assert not {"resonate", "resonate.resonate", "aiohttp"} & found
+
+
+def test_promises_are_not_opened_before_a_cell_is_to_be_recorded(kernels: Kernels) -> None:
+    kernel = kernels(env={"PYTHONPROFILEIMPORTTIME": "1"})
+    kernel.start("x = 1", store_history=False).wait()
+    found = imported(kernel)
+    assert "capsule_kernel.front.bridge" in found
+    assert not {name for name in found if name.startswith("capsule_kernel.promises")}
+    assert not Path(kernels.file).exists()
+
+
+def test_executions_of_subshells_are_recorded_beside_the_main_ones(kernels: Kernels) -> None:
     kernel = kernels()
-    kernel.run("x = 1")
-    kernels.wait_for(kernel, 1, kind="exec")
-    maps = Path(f"/proc/{kernel.process.pid}/maps").read_text(encoding="utf-8")
-    # The compiled parts of aiohttp, which `resonate` imports too; pure modules leave no trace there.
-    assert "aiohttp" not in maps
-    assert "_sqlite3" in maps
+    name = str(kernel.ask("create_subshell_request", channel="control")["subshell_id"])
+    cell = kernel.start("x = input('Main? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    main = kernels.question(kernel)
+    beside = kernel.start("y = input('Beside? ')", allow_stdin=True, subshell=name)
+    kernel.wait_input_request(beside)
+    kernels.wait_for(kernel, 2, state="pending", kind="exec")
+    (other,) = [question for question in questions.pending(file=kernels.file) if question.id != main.id]
+    questions.answer(other.id, "2", file=kernels.file)
+    beside.wait()
+    questions.answer(main.id, "1", file=kernels.file)
+    cell.wait()
+    assert kernel.evaluate("x, y") == "('1', '2')"
+    ended = kernels.wait_for(kernel, 2, state="resolved", kind="exec")
+    assert [promise.id for promise in ended] == [f"exec:{each.id.partition(':')[0]}" for each in (main, other)]
 
 
 def test_what_a_killed_kernel_left_pending_is_settled_as_interrupted(kernels: Kernels) -> None:
@@ -174,6 +212,62 @@ def test_a_question_is_over_after_its_time(kernels: Kernels) -> None:
     cell = kernel.start("input('Quick! ')", allow_stdin=True)
     kernel.wait_input_request(cell)
     assert cell.ename == "TimeoutError"
+    (promise,) = kernels.promises(kind="input")
+    with pytest.raises(QuestionClosed, match="its time is over"):
+        questions.answer(promise.id, "late", file=kernels.file)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"Grace", "Grace"),
+        (b'"Grace"', "Grace"),
+        (b'{"text": "Grace"}', "Grace"),
+        (b"", ""),
+        (b"\xff\xfe", None),
+        (b"x" * (2 << 20), "x" * (1 << 20)),
+    ],
+)
+def test_an_answer_of_whatever_form_is_taken(kernels: Kernels, data: bytes, text: str | None) -> None:
+    kernel = kernels()
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    kernels.settle(kernels.question(kernel).id, "resolved", data)
+    cell.wait()
+    if text is not None:
+        assert kernel.evaluate(f"len(x) == {len(text)} and x[:9]") == repr(text[:9])
+
+
+def test_nothing_that_came_with_a_rejection_is_unpickled(kernels: Kernels, tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    kernel = kernels()
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    pickled = base64.b64encode(pickle.dumps(Touch())).decode()
+    data = json.dumps({"__type": "error", "message": "no", "__py_pickle": pickled}).encode()
+    kernels.settle(kernels.question(kernel).id, "rejected", data)
+    assert cell.ename == "EOFError"
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_shutdown_leaves_an_open_question_to_be_answered(kernels: Kernels) -> None:
+    kernel = kernels()
+    cell = kernel.start("x = input('Name? ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    kernel.shutdown()
+    kernel.process.wait_exit()
+    kernel.process.wait_gone()
+    cell.ignore_outputs()
+    kernel.close()
+    (left,) = questions.pending(file=kernels.file)
+    assert (left.id, left.is_left) == (question.id, True)
+    (ended,) = kernels.promises(kind="exec")
+    assert ended.value_data()["status"] == "interrupted"
+    questions.answer(question.id, "kept", file=kernels.file)
 
 
 def test_where_the_client_cannot_be_asked_the_cell_waits_if_it_is_told_to(kernels: Kernels) -> None:
