@@ -22,7 +22,7 @@ class Limit:
 
 
 Bar = Ratio | Limit
-Statistic = Literal["median", "p99", "max"]
+Statistic = Literal["median", "p95", "p99", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,10 @@ def _figure(group: str, name: str, title: str, unit: str, *bars: Bar) -> Figure:
     return Figure(name=name, group=group, title=title, unit=unit, bars=bars)
 
 
+def _p95(group: str, name: str, title: str, unit: str, *bars: Bar) -> Figure:
+    return Figure(name=f"{name}_p95", group=group, title=title, unit=unit, bars=bars, samples=name, statistic="p95")
+
+
 def _none(group: str, name: str, title: str, unit: str) -> Figure:
     return Figure(name=name, group=group, title=title, unit=unit, bars=(Limit(0),), statistic="max")
 
@@ -99,6 +103,17 @@ FIGURES: tuple[Figure, ...] = (
     _figure("worker", "worker_spare", "new worker: from the spare", "ms", Limit(10)),
     _figure("worker", "worker_zygote", "new worker: from the zygote", "ms", Limit(20)),
     _figure("worker", "worker_pandas", "new worker: zygote, pandas preloaded", "ms", Limit(30)),
+    _figure("snapshots", "snapshot_bare", "pause of a snapshot: bare", "ms", Limit(4)),
+    _figure("snapshots", "snapshot_pandas", "pause of a snapshot: pandas", "ms", Limit(8)),
+    _p95("snapshots", "snapshot_array", "pause of a snapshot: 1 GB array, p95", "ms", Limit(12)),
+    _p95("snapshots", "snapshot_objects", "pause of a snapshot: 1 GB of objects, p95", "ms", Limit(30)),
+    _figure("returns", "snapshot_undo", "%undo → next cell, 1 GB", "ms", Limit(10)),
+    _p95("returns", "snapshot_undo", "  p95", "ms", Limit(50)),
+    _p95("returns", "snapshot_crash", "crash → next cell, 1 GB, p95", "ms", Limit(50)),
+    _figure("slowdowns", "snapshot_globals", "slower by snapshots: reads of globals", "%", Limit(1)),
+    _figure("slowdowns", "snapshot_loop", "slower by snapshots: module-level loop", "%", Limit(1)),
+    _figure("slowdowns", "snapshot_overwrite", "  overwriting 1 GB after a snapshot", "%"),
+    _figure("slowdowns", "snapshot_iterate", "  iterating 1 GB of objects after a snapshot", "%"),
     _figure("lines", "lines", "100,000 printed lines", "ms", Ratio("ipykernel", 0.4)),
     _none("lines", "lines_lost", "  lines lost", "bytes"),
     _none("lines", "lines_dropped", "  dropped by jupyter_server", "messages"),

@@ -62,6 +62,8 @@ def _value(figure: Figure, outcome: Outcome) -> float | None:
     match figure.statistic:
         case "median":
             return statistics.median(outcome.samples)
+        case "p95":
+            return sorted(outcome.samples)[int(len(outcome.samples) * 0.95)]
         case "p99":
             return sorted(outcome.samples)[int(len(outcome.samples) * 0.99)]
         case "max":

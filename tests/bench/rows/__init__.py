@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import checkpoints, completion, execution, interrupts, memory, notebooks, output, promises, start, workers
+from . import (
+    checkpoints,
+    completion,
+    execution,
+    interrupts,
+    memory,
+    notebooks,
+    output,
+    promises,
+    snapshots,
+    start,
+    workers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +29,9 @@ GROUPS: dict[str, Callable[[Run], None]] = {
     "launch": start.measure_launch,
     "start": start.measure_ready,
     "worker": workers.measure,
+    "snapshots": snapshots.measure_pauses,
+    "returns": snapshots.measure_returns,
+    "slowdowns": snapshots.measure_slowdowns,
     "lines": output.measure_lines,
     "big_line": output.measure_big_line,
     "displays": output.measure_displays,
