@@ -53,6 +53,17 @@ def kernel_processes(lab: LabPage) -> list[int]:
     return found
 
 
+def wait_restarted(lab: LabPage) -> None:
+    """Wait until the new kernel serves: the status bar may still show what it showed of the old one."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        states = [each["kernel"]["execution_state"] for each in lab.server.sessions() if lab.notebook in each["path"]]
+        if states == ["idle"] and kernel_processes(lab):
+            return
+        lab.page.wait_for_timeout(200)
+    raise AssertionError(lab.server.log())
+
+
 def test_what_a_killed_kernel_held_is_offered_and_restored(
     open_notebook: Callable[..., LabPage], tmp_path: Path
 ) -> None:
@@ -65,6 +76,7 @@ def test_what_a_killed_kernel_held_is_offered_and_restored(
     # jupyter_server notices within a few seconds, and starts another.
     lab.server.wait_logged("AsyncIOLoopKernelRestarter: restarting kernel", DEADLINE_S)
     lab.page.locator(".jp-Dialog button", has_text="Ok").click()
+    wait_restarted(lab)
     lab.wait_connected()
     lab.run(1)
     lab.wait_prompt(1, "1")
