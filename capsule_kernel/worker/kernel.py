@@ -144,6 +144,26 @@ class WorkerKernel:
         namespace: dict[str, Any] = self.shell.user_ns
         return namespace
 
+    @property
+    def parent(self) -> Any:
+        """The application, ipykernel's by its name."""
+        return self.shell.parent
+
+    @property
+    def config(self) -> Any:
+        """The configuration that the application has read."""
+        return self.shell.config
+
+    @property
+    def log(self) -> Any:
+        """Where ipykernel's kernel logs."""
+        return self.parent.log
+
+    def do_shutdown(self, restart: bool) -> dict[str, Any]:
+        """End the kernel after this cell; whoever started it starts it again, or not, as after any end."""
+        self.shell.exit_now = True
+        return {"status": "ok", "restart": restart}
+
     def get_parent(self, channel: str | None = None) -> dict[str, Any]:
         """Return the request that is being handled."""
         parent: dict[str, Any] = self.shell.get_parent(channel)

@@ -133,6 +133,10 @@ class OutStream(io.TextIOBase):
             self._held_characters = 0
             return message
 
+    def _is_master_process(self) -> bool:
+        """Whether this is the worker itself, and not a child that user code forked; ipykernel's name for it."""
+        return not self._is_by_line
+
     def fileno(self) -> int:
         """Return the descriptor that the front captures: 1 or 2."""
         return _DESCRIPTORS[self._stream]

@@ -25,7 +25,11 @@ def announce() -> None:
         if spec is None or spec.loader is None:
             return
         if name not in sys.modules:
-            sys.modules[name] = _Pending(spec)
+            module = sys.modules[name] = _Pending(spec)
+            package, _, rest = name.rpartition(".")
+            if package:
+                # `import ipykernel.zmqshell` would do it, if it did not find the module loaded.
+                setattr(sys.modules[package], rest, module)
         path = path or list(spec.submodule_search_locations or ())
 
 

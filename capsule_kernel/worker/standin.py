@@ -30,13 +30,14 @@ def kernel_class(default: type) -> type:
 
 def introduce(kernel: Any) -> None:
     """Make `kernel` the one that ipykernel's classes find, whether they are imported already or will be."""
+    application = kernel.shell.parent
+    application.kernel = kernel
+    application.connection_file = kernel.connection_file
 
     def on_kernel(module: ModuleType) -> None:
         module.Kernel._instance = kernel  # noqa: SLF001 - where traitlets keeps what `Kernel.instance()` returns
 
     def on_application(module: ModuleType) -> None:
-        application = kernel.shell.parent
-        application.kernel = kernel
         module.IPKernelApp._instance = application  # noqa: SLF001 - as above
 
     callbacks: dict[str, Callable[[ModuleType], None]] = {

@@ -21,7 +21,8 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     parents.pin_threads()
     sys.stdout = output.STDOUT
     sys.stderr = output.STDERR
-    app = IPKernelApp()
+    # The one that `traitlets.config.Application.instance()` gives.
+    app = IPKernelApp.instance()
     app.configure(options.ipython_args)
     comms.install(app.shell)
     app.shell.own_modules = frozenset(sys.modules)

@@ -285,9 +285,57 @@ def test_a_threads_output_belongs_to_the_cell_that_started_it(kernel: Client) ->
     assert first.late_stream() == "thread 0\nthread 1\nthread 2\n"
 
 
+def test_ipykernel_s_application_and_connection_are_found(kernel: Client) -> None:
+    kernel.run(
+        "from traitlets.config import Application\n"
+        "assert Application.initialized() and Application.instance().kernel is get_ipython().kernel\n"
+        "from ipykernel.kernelapp import IPKernelApp\n"
+        "assert IPKernelApp.initialized() and IPKernelApp.instance().kernel is get_ipython().kernel\n"
+        "from ipykernel.connect import get_connection_file, get_connection_info\n"
+        "info = get_connection_info(unpack=True)"
+    )
+    info = kernel.process.info
+    assert kernel.evaluate("info['shell_port'], info['key'].decode()") == f"({info['shell_port']}, {info['key']!r})"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import ipykernel.zmqshell; kind = ipykernel.zmqshell.ZMQInteractiveShell",
+        "import ipykernel.zmqshell as z; kind = z.ZMQInteractiveShell",
+        "from ipykernel.zmqshell import ZMQInteractiveShell as kind",
+        "import ipykernel as i\ni.__version__\nimport ipykernel.zmqshell\nkind = i.zmqshell.ZMQInteractiveShell",
+    ],
+)
+def test_ipykernel_s_shell_is_imported_in_every_form(line: str, kernel: Client) -> None:
+    kernel.run(line)
+    assert kernel.evaluate("isinstance(get_ipython(), kind)") == "True"
+
+
+def test_code_that_shuts_its_kernel_down_does(kernel: Client) -> None:
+    """The usual way to restart from a cell: the server starts it again."""
+    cell = kernel.run("import IPython\nIPython.get_ipython().kernel.do_shutdown(True)")
+    assert cell.text == "{'status': 'ok', 'restart': True}"
+    kernel.process.wait_exit()
+    kernel.abandon()
+    kernel.process.wait_gone()
+
+
+def test_streams_know_whether_they_are_the_kernel_s(kernel: Client) -> None:
+    cell = kernel.run(
+        "import os, sys\nhere = sys.stdout._is_master_process()\npid = os.fork()\n"
+        "if not pid: os._exit(sys.stdout._is_master_process())\n"
+        "here, os.waitpid(pid, 0)[1]"
+    )
+    assert cell.text == "(True, 0)"
+    # Python warns of the fork.
+    cell.claim("stream")
+
+
 def test_the_attributes_that_libraries_look_for_are_there(kernel: Client) -> None:
     names = (
-        "_parent_header _parent_ident _aborting comm_manager control_handlers do_complete do_inspect do_one_iteration "
+        "_parent_header _parent_ident _aborting comm_manager config control_handlers do_complete do_inspect "
+        "do_one_iteration do_shutdown log parent "
         "execution_count get_parent getpass iopub_socket post_handler_hook pre_handler_hook raw_input session "
         "set_parent shell shell_handlers shell_stream user_ns"
     )
