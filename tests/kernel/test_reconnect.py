@@ -14,6 +14,7 @@ import pytest
 from capsule_kernel.errors import ReplayUnavailable
 from capsule_kernel.replay import Cell, replay, replay_async
 
+from .client import Client
 from .exchange import Exchange
 from .starter import only_capsule
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from jupyter_client.blocking.client import BlockingKernelClient
     from jupyter_client.manager import KernelManager
 
-    from .client import Client
     from .jupyter import Installed
     from .starter import KernelStarter
 
@@ -143,6 +143,22 @@ def test_none_is_kept_without_a_cap(start_kernel: KernelStarter) -> None:
 def test_a_content_that_is_not_understood_is_an_error(kernel: Client) -> None:
     asked = kernel.request("capsule_replay_request", {"msg_id": 5}, channel="control").wait()
     assert (asked.content["status"], asked.content["ename"]) == ("error", "InvalidRequest")
+
+
+def test_a_client_takes_over_its_own_identity(start_kernel: KernelStarter) -> None:
+    """The old connection may look alive for a long time: a laptop that was asleep."""
+    process = start_kernel.process()
+    first = start_kernel.connect(process)
+    first.run("kept = 1")
+    second = Client(process, identity=first.identity)
+    with second:
+        assert second.run("kept").text == "1"
+        cell = second.start("input('?')", allow_stdin=True)
+        second.answer(second.wait_input_request(cell), "yes")
+        assert cell.text == "'yes'"
+        second.finish()
+    first.abandon()
+    first.healthy = False
 
 
 # --- published once more ---------------------------------------------------------------------------------------------
