@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import importlib
 import sys
@@ -17,6 +18,8 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     """Return the configured application and one line for each module that could not be preloaded."""
     gc.disable()
     _ = root, storemagic
+    # What is read from /proc is ASCII. In a worker its codec would be imported through hooks that user code has set.
+    codecs.lookup("ascii")
     loop.teach_asyncio()
     parents.pin_threads()
     sys.stdout = output.STDOUT
