@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -418,3 +419,46 @@ def _wait_for_question(place: Place) -> dict[str, Any]:
 @pytest.mark.timeout(300)
 def test_kills_at_random_moments_leave_runs_as_if_nothing_had_happened(tmp_path: Path) -> None:
     assert series(tmp_path, 8, seed=7).kills >= 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_terminal_is_asked_and_may_be_forestalled(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), hanging("b"), hanging("c"))
+    _kill_at(place, path, 2)
+    process, terminal = _start_on_terminal(place, "run", path, "--id", "r")
+    _read_until(terminal, "Run it again? (yes/no)")
+    os.write(terminal, b"yes\n")
+    place.wait_for_log(4)
+    place.kill_all(process)
+    os.close(terminal)
+    # Somebody answers elsewhere: the run goes on, and ends without a line from the terminal.
+    process, terminal = _start_on_terminal(place, "run", path, "--id", "r")
+    _read_until(terminal, "Run it again? (yes/no)")
+    place.command("answer", _wait_for_question(place)["id"], "yes")
+    assert process.wait(DEADLINE_S) == 0
+    os.close(terminal)
+    assert place.log() == ["a", "b", "b", "c", "c"]
+
+
+def _start_on_terminal(place: Place, *args: str | Path) -> tuple[subprocess.Popen[str], int]:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*MAIN, *map(str, args)],
+        env=place.environment,
+        cwd=place.folder,
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        text=True,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    place.started.append(process)
+    return process, ours
+
+
+def _read_until(terminal: int, wanted: str) -> None:
+    seen = ""
+    while wanted not in seen:
+        seen += os.read(terminal, 4096).decode(errors="replace")

@@ -13,6 +13,7 @@ from . import (
     notebooks,
     output,
     promises,
+    runs,
     snapshots,
     start,
     workers,
@@ -45,4 +46,5 @@ GROUPS: dict[str, Callable[[Run], None]] = {
     "promises": promises.measure_store,
     "promises_cell": promises.measure_cell,
     "promises_start": promises.measure_start,
+    "runs": runs.measure,
 }
