@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CELLS = 200
 _LAST = 20
-_DEADLINE_S = 300
+_DEADLINE_S = 900
 _WAYS = {
     "run_step": {"has_checkpoints": False, "is_synced": False},
     "run_step_synced": {"has_checkpoints": False, "is_synced": True},
