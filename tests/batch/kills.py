@@ -15,11 +15,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import psutil
 from nbformat.v4 import new_code_cell, new_notebook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAIN = [sys.executable, "-c", "import sys; from capsule_kernel.cli import main; sys.exit(main())"]
 VICTIMS = ("all", "runner", "kernel", "worker")
@@ -191,8 +194,8 @@ def _ran(log: Path) -> dict[int, int]:
     return found
 
 
-def series(folder: Path, count: int, seed: int) -> Series:
-    """Kill `count` times; return what was done.
+def series(folder: Path, count: int, seed: int, *, tell: Callable[[str], None] = str) -> Series:
+    """Kill `count` times, telling how far it is; return what was done.
 
     Raises:
         KillError: something that must hold did not.
@@ -200,6 +203,7 @@ def series(folder: Path, count: int, seed: int) -> Series:
     done = Series(folder, seed)
     while done.kills < count:
         done.run_one(min(count - done.kills, 4))
+        tell(f"{done.kills} kills, {done.runs} runs, {done.again} cells run again")
     return done
 
 
@@ -211,7 +215,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="capsule-kills-") as folder:
-        done = series(Path(folder), options.count, options.seed)
+        done = series(Path(folder), options.count, options.seed, tell=lambda text: print(text, file=sys.stderr))
     print(
         f"{done.kills} kills over {done.runs} runs of {CELLS} cells, {done.again} interrupted cells run again, "
         f"{time.monotonic() - began:.0f} s: all ended as if nothing had happened"
