@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from capsule_kernel import __version__, kernelspec
 from capsule_kernel.clock import Clock
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_promises(commands)
     _add_questions(commands)
     _add_checkpoints(commands)
+    _add_replay(commands)
     return parser
 
 
@@ -260,6 +261,24 @@ def _add_checkpoints(commands: _Commands) -> None:
     collection.set_defaults(function=_collect_checkpoints)
     for action in (listing, showing, deleting, collection):
         action.add_argument("--folder", default="", metavar="DIR", help="the store (default: your own)")
+
+
+def _add_replay(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "replay",
+        help="show what the cells of a running kernel have put out",
+        description="Show what the newest cells of a running kernel have put out, also the one that runs: for a page "
+        "that was reloaded meanwhile.",
+    )
+    command.add_argument(
+        "kernel",
+        metavar="CONNECTION",
+        help="the kernel's connection file, or a part of its name, such as the kernel's id",
+    )
+    command.add_argument(
+        "--into", type=Path, metavar="NOTEBOOK", help="put the outputs into the cells of this notebook (JupyterLab's)"
+    )
+    command.set_defaults(function=_replay)
 
 
 def _add_place(command: argparse.ArgumentParser) -> None:
@@ -566,6 +585,37 @@ def _collect_checkpoints(options: argparse.Namespace) -> int:
         print(note, file=sys.stderr)
     print(f"let go of {swept.deleted_checkpoints} checkpoints, gave back {size(max(0, swept.freed_bytes))}")
     return OK
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from capsule_kernel import replay
+
+    with replay.connected(options.kernel) as client:
+        cells = replay.replay(client)
+    if options.into is not None:
+        from capsule_kernel.batch import notebook
+
+        content = notebook.read(options.into)
+        count = replay.fill(content, cells)
+        notebook.write(content, options.into)
+        print(f"{count} cells of {options.into} have their outputs")
+        return OK
+    for cell in cells:
+        number = "" if cell.execution_count is None else f"[{cell.execution_count}] "
+        print(f"--- {number}{cell.state}: {cell.code.partition(chr(10))[0]}")
+        if cell.dropped:
+            print(f"({cell.dropped} earlier messages are no longer kept)")
+        for output in cell.outputs():
+            print(_output_text(output).removesuffix("\n"))
+    return OK
+
+
+def _output_text(output: dict[str, Any]) -> str:
+    if output["output_type"] == "stream":
+        return str(output["text"])
+    if output["output_type"] == "error":
+        return "\n".join(output["traceback"])
+    return str(output["data"].get("text/plain", f"({', '.join(output['data'])})"))
 
 
 def _place(options: argparse.Namespace) -> kernelspec.Place | None:

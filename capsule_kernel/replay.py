@@ -8,7 +8,9 @@ The messages themselves are described in `docs/reconnect.md`.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -43,6 +45,16 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     def cell_id(self) -> str | None:
         """What the front end that ran it calls the cell, None where it did not say."""
         return self.metadata.get("cellId")
+
+    @property
+    def code(self) -> str:
+        """What was executed, empty before that and for a silent request."""
+        return next((str(m["content"]["code"]) for m in self.messages if m["msg_type"] == "execute_input"), "")
+
+    @property
+    def execution_count(self) -> int | None:
+        """Its number, None before it was executed and for a silent request."""
+        return next((m["content"]["execution_count"] for m in self.messages if m["msg_type"] == "execute_input"), None)
 
     def outputs(self) -> list[dict[str, Any]]:
         """Return the outputs as they stand in a notebook: streams joined, displays updated, what was cleared gone."""
@@ -118,6 +130,49 @@ async def replay_async(
             raise ReplayUnavailable(f"no answer within {timeout_s:g} s") from exc
         if message["msg_type"] == _REPLY and message["parent_header"].get("msg_id") == asked:
             return _cells(message)
+
+
+@contextlib.contextmanager
+def connected(connection_file: str) -> Iterator[Any]:
+    """Give a client of a kernel that runs, for `replay`.
+
+    Args:
+        connection_file: path of its connection file, or a part of the name of one in Jupyter's runtime folder.
+
+    Raises:
+        ReplayUnavailable: there is no such file, or it cannot be read.
+    """
+    from jupyter_client.blocking.client import BlockingKernelClient
+    from jupyter_client.connect import find_connection_file
+
+    try:
+        client = BlockingKernelClient(connection_file=find_connection_file(connection_file))
+        client.load_connection_file()
+    except (OSError, ValueError) as exc:
+        raise ReplayUnavailable(f"connection file {connection_file!r}: {exc}") from exc
+    client.start_channels(shell=False, iopub=False, stdin=False, hb=False, control=True)
+    try:
+        yield client
+    finally:
+        client.stop_channels()
+
+
+def fill(notebook: Any, cells: Iterable[Cell]) -> int:
+    """Put outputs into the cells of a notebook (nbformat 4) that they belong to; return how many cells got some.
+
+    JupyterLab names its cells by their ids. Of a cell that was run several times, the last run counts.
+    """
+    import nbformat
+
+    found = {cell.cell_id: cell for cell in cells if cell.cell_id is not None and cell.state != "queued"}
+    count = 0
+    for each in notebook.cells:
+        cell = found.get(each.get("id"))
+        if cell is not None and each.cell_type == "code":
+            each.outputs = [nbformat.from_dict(output) for output in cell.outputs()]  # type: ignore[no-untyped-call]  # nbformat has no types
+            each.execution_count = cell.execution_count
+            count += 1
+    return count
 
 
 def _ask(client: Any, msg_id: str | None, *, republish: bool) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
+from capsule_kernel.cli import main
 from capsule_kernel.errors import ReplayUnavailable
 from capsule_kernel.replay import Cell, replay, replay_async
 
 from .client import Client
-from .exchange import Exchange
+from .exchange import Exchange, plain
 from .starter import only_capsule
 
 if TYPE_CHECKING:
@@ -246,6 +249,32 @@ async def test_an_asynchronous_program_too(installed: Installed) -> None:
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
+
+
+def test_the_command_shows_outputs_and_puts_them_into_the_notebook(
+    manager: KernelManager, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = connected(manager)
+    cells = [new_code_cell("print('first')", id="one"), new_code_cell("1 / 0", id="two"), new_code_cell("", id="three")]
+    for cell in cells[:2]:
+        message = client.session.msg("execute_request", {"code": cell.source}, metadata={"cellId": cell.id})
+        client.shell_channel.send(message)
+    while client.get_shell_msg(timeout=20)["parent_header"]["msg_id"] != message["header"]["msg_id"]:
+        continue
+    client.stop_channels()
+    assert main(["replay", manager.connection_file]) == 0
+    shown = plain(capsys.readouterr().out)
+    assert shown.startswith("--- [1] finished: print('first')\nfirst\n--- [2] finished: 1 / 0\n")
+    assert "ZeroDivisionError: division by zero" in shown
+    path = tmp_path / "lost.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    assert main(["replay", manager.connection_file, "--into", str(path)]) == 0
+    assert "2 cells" in capsys.readouterr().out
+    filled = nbformat.read(path, as_version=4)
+    assert [[output.output_type for output in cell.outputs] for cell in filled.cells] == [["stream"], ["error"], []]
+    assert [cell.execution_count for cell in filled.cells] == [1, 2, None]
+    assert main(["replay", str(tmp_path / "none.json")]) == 1
+    assert "capsule: capsule_replay_request failed: connection file" in capsys.readouterr().err
 
 
 def test_a_kernel_that_does_not_know_it_is_named(manager: KernelManager) -> None:
