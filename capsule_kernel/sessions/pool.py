@@ -141,7 +141,7 @@ class Pool:
         if target is None or self._current is None:
             return None
         self._wanted_heir = target
-        self._current.kill("it was undone")
+        self._current.give_up("it was undone")
         return target
 
     def replace(self, cause: str) -> None:
@@ -235,11 +235,12 @@ class Pool:
             )
         if session is self._current:
             self._current = None
+            is_chosen = self._wanted_heir is not None
             heir = None if self._is_closing else self._take_heir(death)
             self._owner.on_worker_death(session, death, heir)
             if heir is not None:
                 self._current = heir
-                heir.wake(session)
+                heir.wake(session, is_chosen=is_chosen)
         elif session in self._spares:
             self._spares.remove(session)
         self._ring.discard(session)

@@ -141,6 +141,7 @@ class Session:
         self._interrupts = 0
         self._interrupts_serial = 0
         self._end: asyncio.Task[None] | None = None
+        self._is_given_up = False
         self.ended: asyncio.Future[None] = loop.create_future()
 
     def __repr__(self) -> str:
@@ -232,8 +233,11 @@ class Session:
         self._loop.add_reader(self._pidfd, self._on_pidfd)
         return True
 
-    def wake(self, predecessor: Session) -> None:
-        """Have the snapshot take the place of the worker that it comes from; `on_ready` follows when it serves."""
+    def wake(self, predecessor: Session, *, is_chosen: bool) -> None:
+        """Have the snapshot take the place of the worker that it comes from; `on_ready` follows when it serves.
+
+        `is_chosen`: it was gone back to on purpose, and no other death is near.
+        """
         self.phase = advance(self.phase, Event.WAKE)
         self.executing = self.running
         self._pipes, predecessor._pipes = predecessor._pipes, {}
@@ -249,7 +253,7 @@ class Session:
             os.ftruncate(self._fault_fd, 0)
             os.lseek(self._fault_fd, 0, os.SEEK_SET)
         assert self._main is not None
-        self._main.send(encode(Wake()))
+        self._main.send(encode(Wake(is_chosen=is_chosen)))
 
     def execute(self, message: Execute) -> None:
         """Have a cell run; the worker must be idle."""
@@ -312,6 +316,13 @@ class Session:
             # While they can still be found through their parent.
             signal_foreign_groups(self.pid, signal.SIGKILL)
             signal_process(self._pidfd, signal.SIGKILL)
+
+    def give_up(self, cause: str) -> None:
+        """As `kill`, and have its end reported at once: the system takes a large process apart for a while."""
+        self.kill(cause)
+        if self._pidfd >= 0 and self._end is None:
+            self._is_given_up = True
+            self._on_pidfd()
 
     def kill_group(self) -> None:
         """End what user code has left running in the worker's process group."""
@@ -386,11 +397,7 @@ class Session:
             self._status.set_result(status)
 
     async def _finish(self) -> None:
-        status: int | None
-        try:
-            status = await asyncio.wait_for(asyncio.shield(self._status), _STATUS_DEADLINE_S)
-        except TimeoutError:
-            status = None
+        status = None if self._is_given_up else await self._wait_status()
         for link in (self._main, self._side):
             if link is not None:
                 link.resume()
@@ -409,6 +416,12 @@ class Session:
         self._close()
         self.kill_group()
         self.ended.set_result(None)
+
+    async def _wait_status(self) -> int | None:
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._status), _STATUS_DEADLINE_S)
+        except TimeoutError:
+            return None
 
     def _listen_for_births(self) -> None:
         if self._births is not None:

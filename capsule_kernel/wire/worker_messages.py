@@ -68,6 +68,9 @@ class Comm(_Message, frozen=True, kw_only=True, tag=7):
 class Wake(_Message, frozen=True, kw_only=True, tag=8):
     """The first message to a sleeping snapshot: be the worker from now on."""
 
+    is_chosen: bool = False
+    """It was gone back to on purpose: it need not have a snapshot of its own before it serves."""
+
 
 ToWorker = Execute | Shutdown | Comm | Wake
 

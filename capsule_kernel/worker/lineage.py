@@ -79,6 +79,7 @@ class Lineage:
         self._helper = 0
         self._last_reason = ""
         self._oom_score = ""
+        self._is_chosen = False
         self.refusal = ""
         """Why the last `take` took none, else empty."""
         self.notes: list[str] = []
@@ -95,9 +96,9 @@ class Lineage:
         return self._is_due and self._is_wanted and self._ran_s > _COSTS_BETWEEN * self._cost_s
 
     @property
-    def is_cheap(self) -> bool:
-        """Whether a fork takes so little that whoever waits would not notice."""
-        return self._cost_s < _CHEAP_S
+    def is_refork_wanted(self) -> bool:
+        """Whether who takes over should fork before it serves: there is danger, and it takes next to nothing."""
+        return not self._is_chosen and self._cost_s < _CHEAP_S
 
     def note_run(self, seconds: float) -> None:
         """Note that user code has run."""
@@ -210,8 +211,13 @@ class Lineage:
             if not data:
                 # The front has dropped this snapshot, or is gone.
                 os._exit(0)
-            if any(isinstance(decode_to_worker(payload), Wake) for payload in decoder.feed(data)):
-                return
+            for payload in decoder.feed(data):
+                match decode_to_worker(payload):
+                    case Wake(is_chosen=is_chosen):
+                        self._is_chosen = is_chosen
+                        return
+                    case _:
+                        continue
 
 
 def _be_first_to_go() -> str:

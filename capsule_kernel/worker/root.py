@@ -382,7 +382,7 @@ class Worker:
         """Be the worker: this process was its snapshot until now."""
         self._renew()
         # Until it has a snapshot of its own, another death would lose everything.
-        is_wanted = self._lineage.is_cheap or bool(moment.running)
+        is_wanted = self._lineage.is_refork_wanted or bool(moment.running)
         while is_wanted and self._lineage.take(moment, is_awaited=True) is Role.SNAPSHOT:
             self._renew()
         self._lineage.reap_helper()
