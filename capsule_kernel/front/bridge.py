@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +28,7 @@ _OPEN_AFTER_S = 1.0
 _WRITE_AFTER_S = 0.05
 _EARLY_MAX = 1000
 _OVER_KEPT = 100
-_LEFT_MAX = 1000
+_PAGE = 1000
 _STOP_S = 1.0
 _DAY_MS = 86_400_000
 
@@ -97,6 +97,8 @@ class ResonateProtocolBridge:
         self._newest = _Execution(f"{kernel_id}-0", 0, is_recorded=False)
         self._executions: dict[int, _Execution] = {}
         self._over: deque[int] = deque()
+        self._is_away_told = False
+        self._dropped_told = 0
         self._is_stopped = False
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -158,6 +160,20 @@ class ResonateProtocolBridge:
             return None
         counts = msgspec.to_builtins(self._promises.statistics) if self._promises is not None else {}
         return {"durability": self._settings.durability, **counts, "never_noted": self._lost}
+
+    def news(self) -> str:
+        """Return what a person has to know about the server and was not told yet; empty: nothing."""
+        if self._promises is None or self._settings.durability != "remote":
+            return ""
+        counts, text = self._promises.statistics, ""
+        is_away = bool(counts.last_error) and counts.waiting > 0
+        if is_away and not self._is_away_told:
+            text = f"the Resonate server records nothing now, cells go on: {counts.last_error}\n"
+        self._is_away_told = is_away
+        if counts.dropped > self._dropped_told:
+            text += f"{counts.dropped - self._dropped_told} records of executions are lost\n"
+            self._dropped_told = counts.dropped
+        return text
 
     # --- the promises ------------------------------------------------------------------------------------------------
 
@@ -258,14 +274,22 @@ class ResonateProtocolBridge:
         kept_ms = self._settings.promises_retention_days * _DAY_MS
         before_ms = self._clock.unix_ms() - kept_ms if kept_ms else 0
         try:
-            for promise in await promises.search(state="pending", kind="exec", limit=_LEFT_MAX):
+            async for promise in _pending(promises, "exec"):
                 if _is_left(promise):
                     promises.note_settle(promise.id, "rejected", {"v": 1, "status": INTERRUPTED})
-            for promise in await promises.search(state="pending", kind="input", limit=_LEFT_MAX):
+            async for promise in _pending(promises, "input"):
                 if promise.created_at_ms < before_ms and _is_left(promise):
                     promises.note_settle(promise.id, "rejected_canceled", {"v": 1, "by": "kernel"})
         except CapsuleError as exc:
             _log.warning("executions of earlier kernels stay pending: %s", exc)
+
+
+async def _pending(promises: Promises, kind: str) -> AsyncIterator[Promise]:
+    after = ""
+    while found := await promises.search(state="pending", kind=kind, after=after, limit=_PAGE):
+        for promise in found:
+            yield promise
+        after = found[-1].id
 
 
 def _is_left(promise: Promise) -> bool:

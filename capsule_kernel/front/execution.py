@@ -452,6 +452,8 @@ class Executions:
                 encode_json({"code": content.code, "execution_count": self._count}),
                 parent=request.parent,
             )
+        if not content.silent:
+            self._news += self._bridge.news()
         if self._news and not content.silent:
             self._iopub.stream("stderr", self._news, parent=request.parent)
             self._news = ""

@@ -22,7 +22,8 @@ type Creation = tuple[str, Any, str, dict[str, str] | None, int | None]
 type Settling = tuple[str, Settlement, Any]
 
 _DELAY_S = 0.05
-_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 30.0
+_RETRY_FIRST_S, _RETRY_MAX_S = 0.5, 5.0
+"""A server that is away is spared by its breaker, whose pause is the longer one."""
 _ROOM = 10_000
 
 
