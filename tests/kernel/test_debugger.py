@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -323,12 +324,14 @@ def test_an_interrupt_ends_a_cell_that_is_stopped(session: DebugSession) -> None
 
 
 def test_a_shutdown_while_stopped_leaves_nothing_behind(session: DebugSession) -> None:
-    session.break_at(FUNCTION, 2)
+    path = session.break_at(FUNCTION, 2)
+    assert Path(path).read_text() == FUNCTION
     session.client.start(FUNCTION)
     session.wait_stopped()
     session.client.shutdown()
     session.client.process.wait_exit()
     session.client.process.wait_gone()
+    assert not Path(path).parent.exists()
     session.client.abandon()
 
 
@@ -343,7 +346,24 @@ def test_a_forked_child_does_not_stop(session: DebugSession) -> None:
     assert session.client.evaluate("os.waitstatus_to_exitcode(status)") == "8"
 
 
-def test_vs_code_s_way(kernel: Client) -> None:
+@only_capsule("ipykernel starts its debugger in a cell")
+def test_it_starts_while_a_cell_runs(kernel: Client) -> None:
+    # What was entered before the start is not traced, what it calls is.
+    cell = kernel.start("def step(): return goes\ngoes = True\nprint('runs')\nwhile step(): pass")
+    cell.wait_stream("runs")
+    session = DebugSession(kernel).start()
+    (thread,) = session.ask("threads")["threads"]
+    session.ask("pause", threadId=thread["id"])
+    session.wait_stopped("pause")
+    frame = session.frames(thread["id"])[0]["id"]
+    session.ask("evaluate", expression="globals().update(goes=False)", frameId=frame, context="repl")
+    session.go_on(thread["id"])
+    cell.succeeded()
+    session.events()
+
+
+def test_vs_code_s_way(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel(env={"PYDEVD_IPYTHON_COMPATIBLE_DEBUGGING": "1"})
     session = DebugSession(kernel)
     kernel.run("import ipykernel\nprint(ipykernel.__version__)", store_history=False, stop_on_error=False).claim(
         "stream"
