@@ -1,7 +1,7 @@
 """Lets go of promises that were settled long ago, a few at a time, so that nobody waits for it.
 
-Pending promises stay, and so does what belongs to a durable function that is still pending, or has not been settled for
-long enough: it needs its steps when it is continued.
+Pending promises stay, and so does what belongs to a durable function or run that is still pending, or has not been
+settled for long enough: it needs its steps, and the answers it was given, when it is continued.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ DAY_MS = 86_400_000
 _BATCH = 1000
 _ROWS = """
 SELECT rowid, id, settled_at,
-    CASE WHEN branch IS NOT NULL THEN json_extract(tags, '$."resonate:origin"') END
+    CASE
+        WHEN branch IS NOT NULL THEN json_extract(tags, '$."resonate:origin"')
+        WHEN json_extract(tags, '$."capsule:session"') LIKE 'run:%'
+            THEN substr(json_extract(tags, '$."capsule:session"'), 5)
+        ELSE json_extract(tags, '$."capsule:run"')
+    END
 FROM promise WHERE rowid > ? ORDER BY rowid LIMIT ?
 """
 

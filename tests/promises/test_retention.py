@@ -57,6 +57,22 @@ def test_the_steps_of_a_pending_function_stay(aged: Store, clock: HandClock) -> 
     assert ids(aged) == []
 
 
+def test_the_cells_and_answers_of_a_pending_run_stay(aged: Store, clock: HandClock) -> None:
+    aged.apply([creation("nightly", None, "run", None, None)])
+    aged.apply([creation("exec:nightly-0", None, "exec", {"capsule:run": "nightly"}, None)])
+    aged.apply([creation("nightly-1:input:1", None, "input", {"capsule:session": "run:nightly"}, None)])
+    aged.apply([creation("other:input:1", None, "input", {"capsule:session": "a.ipynb"}, None)])
+    steps = ("exec:nightly-0", "nightly-1:input:1", "other:input:1")
+    aged.apply([settling(one, "resolved", 1) for one in steps])
+    clock.now_ms += 40 * DAY_MS
+    aged.collect(30)
+    assert set(ids(aged)) == {"nightly", "exec:nightly-0", "nightly-1:input:1"}
+    aged.apply([settling("nightly", "resolved", 3)])
+    clock.now_ms += 31 * DAY_MS
+    aged.collect(30)
+    assert ids(aged) == []
+
+
 def test_many_go_in_several_transactions(aged: Store, clock: HandClock) -> None:
     for start in range(0, 3000, 500):
         names = [f"exec:k-{number}" for number in range(start, start + 500)]
