@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import queue
 import socket
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.inputtransformer2 import leading_empty_lines
 
 from capsule_kernel.wire.worker_messages import Debuggable, encode_birth
+from capsule_kernel.worker import interrupt
 from capsule_kernel.worker.interrupt import Stopped
 from capsule_kernel.worker.variables import Variables, load_debugger
 
@@ -29,6 +31,10 @@ def hide_thread(thread: threading.Thread) -> None:
     """Have the debugger neither stop nor list a thread of the kernel's own."""
     # The names that pydevd looks for.
     thread.__dict__.update(pydev_do_not_trace=True, is_pydev_daemon_thread=True)
+
+
+_CALLED_BY_DEBUGGER = frozenset({threading.__file__, queue.__file__, interrupt.__file__})
+"""Whose frames may stand between the debugger's and an interrupt's."""
 
 
 class Debugging:
@@ -66,16 +72,16 @@ class Debugging:
         if not self._is_on:
             return Stopped.NO
         called = ""
-        while frame is not None:
-            code = frame.f_code
-            if code.co_filename.startswith(self._folder):
-                if code.co_name != "_do_wait_suspend" or called != threading.__file__:
-                    return Stopped.WORKS
-                _resume_all()
-                return Stopped.WAITS
-            called = code.co_filename
+        while frame is not None and frame.f_code.co_filename in _CALLED_BY_DEBUGGER:
+            called = frame.f_code.co_filename
             frame = frame.f_back
-        return Stopped.NO
+        if frame is None or not frame.f_code.co_filename.startswith(self._folder):
+            # User code, perhaps what somebody evaluates in a frame that is stopped.
+            return Stopped.NO
+        if frame.f_code.co_name != "_do_wait_suspend" or called != threading.__file__:
+            return Stopped.WORKS
+        _resume_all()
+        return Stopped.WAITS
 
     def _run(self, function: Any, name: str) -> None:
         thread = threading.Thread(target=function, name=name, daemon=True)

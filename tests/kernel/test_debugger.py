@@ -323,6 +323,20 @@ def test_an_interrupt_ends_a_cell_that_is_stopped(session: DebugSession) -> None
     assert again.succeeded().stdout == "42\n"
 
 
+def test_an_interrupt_ends_what_is_evaluated_first(session: DebugSession) -> None:
+    session.break_at(FUNCTION, 2)
+    cell = session.client.start(FUNCTION)
+    thread = session.wait_stopped()
+    frame = session.frames(thread)[0]["id"]
+    endless = "[print('goes') for n in range(10**9) if n % 10**6 == 0]"
+    evaluation = session.send("evaluate", expression=endless, frameId=frame, context="repl")
+    cell.wait_stream("goes")
+    session.client.interrupt()
+    assert evaluation.wait(20).content["success"] is False
+    session.go_on(thread)
+    assert cell.succeeded().stdout.endswith("42\n")
+
+
 def test_a_shutdown_while_stopped_leaves_nothing_behind(session: DebugSession) -> None:
     path = session.break_at(FUNCTION, 2)
     assert Path(path).read_text() == FUNCTION
