@@ -29,6 +29,7 @@ VICTIMS = ("all", "runner", "kernel", "worker")
 CELLS = 6
 RUN_DEADLINE_S = 120.0
 KILL_WITHIN_S = 4.0
+CELL_S = 0.3
 
 
 class KillError(AssertionError):
@@ -65,8 +66,7 @@ class Series:
         for _ in range(40):
             process = self._start("run", path.name, "--id", name)
             victim = self.random.choice(VICTIMS) if kills_left > 0 else ""
-            moment = time.monotonic() + self.random.uniform(0.3, KILL_WITHIN_S)
-            ended = self._wait(process, moment if victim else None, is_safe=is_safe)
+            ended = self._wait(process, self._moment(log) if victim else None, is_safe=is_safe)
             if not ended:
                 self._kill(process, victim)
                 self.kills += 1
@@ -81,6 +81,22 @@ class Series:
             raise KillError(f"{name} did not come to its end")
         self.again += self._check_log(log, finished)
         self._check_outputs(path)
+
+    def _moment(self, log: Path) -> Callable[[], bool]:
+        """Return what says when to kill: some time after the start, or while or after one of the next cells."""
+        if self.random.random() < 1 / 4:
+            at = time.monotonic() + self.random.uniform(0.1, KILL_WITHIN_S)
+            return lambda: time.monotonic() >= at
+        cells = sum(_ran(log).values()) + self.random.randint(1, 3)
+        delay_s, begun_at = self.random.uniform(0, CELL_S * 2), 0.0
+
+        def is_now() -> bool:
+            nonlocal begun_at
+            if not begun_at and sum(_ran(log).values()) >= cells:
+                begun_at = time.monotonic()
+            return bool(begun_at) and time.monotonic() >= begun_at + delay_s
+
+        return is_now
 
     def _check_outputs(self, path: Path) -> None:
         executed = nbformat.read(path.with_name(f"{path.stem}.executed.ipynb"), as_version=4)
@@ -107,13 +123,13 @@ class Series:
         ran = _ran(log)
         return {index: ran.get(index, 0) for index, cell in enumerate(cells) if cell["status"] == "ok"}
 
-    def _wait(self, process: subprocess.Popen[str], moment: float | None, *, is_safe: bool) -> bool:
+    def _wait(self, process: subprocess.Popen[str], is_now: Callable[[], bool] | None, *, is_safe: bool) -> bool:
         """Wait for the end, or for the moment of the kill, answering questions; return whether it has ended."""
         deadline = time.monotonic() + RUN_DEADLINE_S
         asked_at = time.monotonic()
         while process.poll() is None:
             now = time.monotonic()
-            if moment is not None and now >= moment:
+            if is_now is not None and is_now():
                 return False
             if now > deadline:
                 raise KillError(f"a run did not end within {RUN_DEADLINE_S:g} s")
@@ -181,7 +197,7 @@ def _cells(log: Path, *, is_safe: bool) -> list[Any]:
     cells = []
     for index in range(CELLS):
         before = first if index == 0 else f"assert seen[{index - 1}] == {index - 1}\n"
-        work = f"time.sleep(0.3); totals[{index}] = {index}\nprint('cell {index}:', int(seen.sum()))"
+        work = f"time.sleep({CELL_S}); totals[{index}] = {index}\nprint('cell {index}:', int(seen.sum()))"
         metadata = {"tags": ["rerun:safe"]} if is_safe else {}
         cells.append(new_code_cell(note.format(index) + before + work, metadata=metadata))
     return cells
