@@ -17,7 +17,7 @@ import msgspec
 
 
 class FileLock(msgspec.Struct, frozen=True):
-    """One lock of this process, as /proc/locks (proc(5)) has it."""
+    """One lock of this process."""
 
     is_for_writing: bool
     inode: int
@@ -26,22 +26,25 @@ class FileLock(msgspec.Struct, frozen=True):
     """0: to the end of the file."""
 
 
-def held_locks(path: str = "/proc/locks", pid: int = 0) -> list[FileLock]:
-    """Return the POSIX locks of process `pid`, 0: of this one; nothing where that cannot be read."""
-    pid = pid or os.getpid()
-    try:
-        lines = Path(path).read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        words = line.split()
-        if len(words) != 8 or words[1] != "POSIX" or words[4] != str(pid):
+def held_locks() -> list[FileLock]:
+    """Return the POSIX locks of this process on the regular files that it has open.
+
+    From the descriptors, proc(5): reading /proc/locks stops all file locking of the machine for some milliseconds.
+    """
+    found: dict[FileLock, None] = {}
+    for descriptor in _regular_files():
+        try:
+            text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            # Closed meanwhile.
             continue
-        start, inode = int(words[6]), int(words[5].rpartition(":")[2])
-        length = 0 if words[7] == "EOF" else int(words[7]) - start + 1
-        found.append(FileLock(is_for_writing=words[3] == "WRITE", inode=inode, start=start, length=length))
-    return found
+        for line in text.splitlines():
+            words = line.split()
+            if words[:1] == ["lock:"] and words[2] == "POSIX":
+                start, inode = int(words[7]), int(words[6].rpartition(":")[2])
+                length = 0 if words[8] == "EOF" else int(words[8]) - start + 1
+                found[FileLock(is_for_writing=words[4] == "WRITE", inode=inode, start=start, length=length)] = None
+    return list(found)
 
 
 def reason_against(locks: Sequence[FileLock]) -> str:
@@ -63,12 +66,16 @@ def take_again(locks: Sequence[FileLock]) -> None:
 
 
 def _descriptors_of(lock: FileLock) -> Iterator[int]:
-    # By the inode alone: of an overlay's files /proc/locks names another device than fstat.
-    for entry in list(Path("/proc/self/fd").iterdir()):
+    # By the inode alone: of an overlay's files the lock names another device than fstat.
+    return (descriptor for descriptor in _regular_files() if os.fstat(descriptor).st_ino == lock.inode)
+
+
+def _regular_files() -> Iterator[int]:
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - numbers, not paths
         try:
-            status = os.fstat(int(entry.name))
+            is_regular = stat.S_ISREG(os.fstat(int(name)).st_mode)
         except OSError:
             # The listing's own, which is closed by now.
             continue
-        if status.st_ino == lock.inode and stat.S_ISREG(status.st_mode):
-            yield int(entry.name)
+        if is_regular:
+            yield int(name)
