@@ -15,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+_INFO_BYTES = 1 << 16
+
 
 class FileLock(msgspec.Struct, frozen=True):
     """One lock of this process."""
@@ -34,11 +36,13 @@ def held_locks() -> list[FileLock]:
     found: dict[FileLock, None] = {}
     for descriptor in _regular_files():
         try:
-            text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii", errors="replace")
+            text = _read(f"/proc/self/fdinfo/{descriptor}")
         except OSError:
             # Closed meanwhile.
             continue
-        for line in text.splitlines():
+        if b"lock:" not in text:
+            continue
+        for line in text.decode("ascii", "replace").splitlines():
             words = line.split()
             if words[:1] == ["lock:"] and words[2] == "POSIX":
                 start, inode = int(words[7]), int(words[6].rpartition(":")[2])
@@ -63,6 +67,15 @@ def take_again(locks: Sequence[FileLock]) -> None:
             # Somebody else writes already: then the database finds out by itself, as after any change.
             with contextlib.suppress(OSError):
                 fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, lock.length, lock.start)
+
+
+def _read(path: str) -> bytes:
+    # On the way of every snapshot: a file object takes longer than the kernel here.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, _INFO_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _descriptors_of(lock: FileLock) -> Iterator[int]:
