@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .starter import KernelStarter
 
 ENVIRONMENT = {"PYDEVD_IPYTHON_COMPATIBLE_DEBUGGING": "1", "PYTHONNOUSERSITE": "True"}
+JEDI_S = 40.0
+"""A first completion in a new home parses the standard library's types, for seconds where others are busy too."""
 RESULT = "application/vnd.vscode.bg.execution.1.result"
 ERROR = "application/vnd.vscode.bg.execution.1.error"
 BACKGROUND = f'''
@@ -56,7 +58,7 @@ def wait_background(cell: Cell, mime: str = RESULT) -> Any:
         cell.claimed.update(id(message) for message in found)
         return found
 
-    cell.client.wait_until(lambda: bool(updates()), f"update of {cell!r}")
+    cell.client.wait_until(lambda: bool(updates()), f"update of {cell!r}", JEDI_S)
     (message,) = updates()
     first = next(m for m in cell.claim("display_data"))
     assert message.content["transient"] == first.content["transient"]
@@ -176,7 +178,8 @@ def test_completions_come_from_a_thread_of_a_hidden_cell(kernel: Client) -> None
 
 def test_completions_and_inspections_are_plain_values_in_a_cell_too(kernel: Client) -> None:
     kernel.run("remarkable_name = 1")
-    kernel.run("reply = get_ipython().kernel.do_complete('remarka', 7)\nassert isinstance(reply, dict), reply")
+    code = "reply = get_ipython().kernel.do_complete('remarka', 7)\nassert isinstance(reply, dict), reply"
+    kernel.run(code, timeout_s=JEDI_S)
     assert kernel.evaluate("reply['matches']") == "['remarkable_name']"
     kernel.run("reply = get_ipython().kernel.do_inspect('len', 3, 1)\nassert isinstance(reply, dict), reply")
     assert kernel.evaluate("reply['found']") == "True"
