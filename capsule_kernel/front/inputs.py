@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from capsule_kernel.promises.model import Promise
 
 _log = logging.getLogger(__name__)
+_OPEN_DEADLINE_S = 10.0
+"""With a server, modules are imported first."""
 _STORE_DEADLINE_S = 2.0
 _TEXT_MAX = 1 << 20
 _AGAIN = 1000
@@ -143,13 +145,16 @@ class InputCapability:
     async def _record(self, question: _Question) -> Promises | None:
         """Create the promise; None when there are none, or they cannot be had in time."""
         try:
-            async with asyncio.timeout(_STORE_DEADLINE_S):
+            async with asyncio.timeout(_OPEN_DEADLINE_S):
                 promises = await self._bridge.promises()
-                if promises is None:
-                    return None
+            if promises is None:
+                return None
+            async with asyncio.timeout(_STORE_DEADLINE_S):
                 await self._create(promises, question)
         except (CapsuleError, TimeoutError) as exc:
-            _log.warning("a question is not recorded, and can be answered in the front end only: %s", exc)
+            _log.warning(
+                "a question is not recorded, and can be answered in the front end only: %s", str(exc) or "not in time"
+            )
             return None
         question.is_recorded = True
         return promises
@@ -208,7 +213,7 @@ class InputCapability:
                 assert promises is not None
                 settled = await promises.settle(question.promise_id, "resolved", value, is_durable=True)
         except (CapsuleError, TimeoutError) as exc:
-            _log.warning("the answer to %s was not recorded: %s", question.promise_id, exc)
+            _log.warning("the answer to %s was not recorded: %s", question.promise_id, str(exc) or "not in time")
             self._deliver(question, value=text)
             return True
         if settled.is_winner:
