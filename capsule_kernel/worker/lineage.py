@@ -29,7 +29,7 @@ IDLE_S = 0.005
 
 _COSTS_BETWEEN = 50
 _FIRST_COST_S = 0.004
-_CHEAP_S = 0.02
+_CHEAP_S = 0.05
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_SCORE_MAX = "1000"
 
@@ -67,14 +67,18 @@ class Lineage:
         is_wanted: bool,
         say: Callable[[SnapshotRefused], None],
         monotonic: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.thread_time,
     ) -> None:
         self._links = links
         self._births = births
         self._is_wanted = is_wanted
         self._say = say
         self._monotonic = monotonic
+        self._processor = processor
         self._ran_s = 0.0
         self._cost_s = _FIRST_COST_S
+        # What it took of a processor: a machine under load makes it no more dangerous to do without.
+        self._processor_s = _FIRST_COST_S
         self._is_due = False
         self._helper = 0
         self._last_reason = ""
@@ -98,7 +102,7 @@ class Lineage:
     @property
     def is_refork_wanted(self) -> bool:
         """Whether who takes over should fork before it serves: there is danger, and it takes next to nothing."""
-        return not self._is_chosen and self._cost_s < _CHEAP_S
+        return not self._is_chosen and self._processor_s < _CHEAP_S
 
     def note_run(self, seconds: float) -> None:
         """Note that user code has run."""
@@ -133,10 +137,11 @@ class Lineage:
         main, own_main = socket.socketpair()
         side, own_side = socket.socketpair()
         done, childs_done = os.pipe()
-        begun = self._monotonic()
+        begun, begun_processor = self._monotonic(), self._processor()
         try:
             role, self._helper = snapshots.fork_snapshot()
             self._cost_s = self._monotonic() - begun
+            self._processor_s = self._processor() - begun_processor
         except OSError as exc:
             self.refusal = f"fork failed: {exc.strerror}"
             self._say_refused(moment.count)
