@@ -147,7 +147,13 @@ class LabServer:
         """End the server as a service manager does; fails if it, or a kernel's process, does not go."""
         try:
             self.popen.send_signal(signal.SIGTERM)
-            self.popen.wait(STOP_DEADLINE_S)
+            try:
+                self.popen.wait(STOP_DEADLINE_S / 3)
+            except subprocess.TimeoutExpired:
+                # jupyter_server has stopped by then, and Python waits for an idle thread of anyio's, which nobody ends.
+                self.wait_logged("Shutting down", STOP_DEADLINE_S / 3)
+                self.popen.send_signal(signal.SIGINT)
+                self.popen.wait(STOP_DEADLINE_S / 3)
             deadline = time.monotonic() + ORPHAN_DEADLINE_S
             while (left := marked_processes(self.mark)) and time.monotonic() < deadline:
                 wait_all_exited(left, deadline)
