@@ -95,7 +95,13 @@ class DurableRun:
             if done == len(cells) or not root.is_pending:
                 self._show_all(ledger, cells, attempts)
                 await ledger.finish("ok")
-                return Outcome.OK
+                failed = any(
+                    attempt.record is not None
+                    and attempt.record.status == "error"
+                    and "raises-exception" not in cell.metadata.get("tags", [])
+                    for cell, attempt in zip(cells, attempts, strict=True)
+                )
+                return Outcome.FAILED if failed else Outcome.OK
             await self._settle_interrupted(promises, ledger, cells, attempts, done)
             step = Steps(
                 self._notebook,

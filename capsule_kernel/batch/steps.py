@@ -20,7 +20,7 @@ from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger
 from capsule_kernel.batch.notebook import is_executed
 from capsule_kernel.batch.reads import names_read
 from capsule_kernel.batch.runner import NotebookRun, Outcome
-from capsule_kernel.errors import RunUnavailable
+from capsule_kernel.errors import PromiseError, RunUnavailable
 from capsule_kernel.promises.client import Promises
 
 Policy = Literal["ask", "safe", "never"]
@@ -134,7 +134,12 @@ class Steps(NotebookRun):
             try:
                 promise = await self._promises.wait(self._ledger.root_id, _LOOK_S)
             except TimeoutError:
-                await self._tell_questions()
+                with contextlib.suppress(PromiseError):
+                    await self._tell_questions()
+                continue
+            except PromiseError:
+                # The run goes on; whether it was canceled is asked again.
+                await asyncio.sleep(_LOOK_S)
                 continue
             if promise.state == "rejected_canceled":
                 self.cancel_run()
@@ -160,6 +165,7 @@ class Steps(NotebookRun):
             record = self._done[index].record
             assert record is not None
             show(self._ledger, cell, record)
+            self._failed += record.status == "error" and "raises-exception" not in cell.metadata.get("tags", [])
             self.code_cells_executed += 1
             self._number += 1
             if index + 1 == len(self._done):
@@ -175,18 +181,27 @@ class Steps(NotebookRun):
         except CellExecutionError as exc:
             if self._is_dead(cell):
                 raise CellInterrupted(index) from exc
-            await self._settle(index, attempt, cell, "error", needs_state=False)
+            await self._settle(index, attempt, cell, self._failure, needs_state=False)
             raise
         except DeadKernelError as exc:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # What nbclient takes for a dead kernel is that this run is given up.
+                raise asyncio.CancelledError from exc
             if self._signal is None:
                 raise CellInterrupted(index) from exc
             raise
         if self._is_dead(cell):
             raise CellInterrupted(index)
         if any(output.output_type == "error" for output in cell.outputs):
-            status = "error"
+            status = self._failure
         await self._settle(index, attempt, cell, status, needs_state=True)
         return cell
+
+    @property
+    def _failure(self) -> str:
+        """What a cell's error is recorded as: one that Ctrl-C ended has not come to its end."""
+        return "error" if self._signal is None else "interrupted"
 
     async def _settle(self, index: int, attempt: int, cell: NotebookNode, status: str, *, needs_state: bool) -> None:
         name, digest = self._ledger.write_outputs(index, attempt, cell.outputs)

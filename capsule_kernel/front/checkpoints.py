@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capsule_kernel.clock import Clock
@@ -17,6 +18,7 @@ from capsule_kernel.errors import StateError
 
 if TYPE_CHECKING:
     from capsule_kernel.front.keeper import Keeper
+    from capsule_kernel.state.store import Listed
 
 _log = logging.getLogger(__name__)
 _NAMES_TOLD = 3
@@ -63,7 +65,7 @@ class Checkpoints:
         if not os.path.exists(os.path.join(self._folder, "index.sqlite3")):
             return None
         try:
-            listed = self._keeper().listed()
+            listed = self._listed()
         except StateError as exc:
             _log.warning("the checkpoints cannot be looked at: %s", exc)
             return None
@@ -87,6 +89,13 @@ class Checkpoints:
     def session(self) -> str:
         """Return which session this kernel is for, as far as is known."""
         return self._session if self._made is None else self._made.session
+
+    def _listed(self) -> list[Listed]:
+        """Return the session's checkpoints, looked at without taking part: a writer holds up no reader."""
+        from capsule_kernel.state.store import Store
+
+        with Store(Path(self._folder), is_writable=False) as store:
+            return store.checkpoints(self.session())
 
     def trouble(self) -> str:
         """Return why checkpoints are not being taken, once for each reason; empty when they are, or it was told."""

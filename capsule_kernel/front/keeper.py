@@ -30,13 +30,14 @@ from capsule_kernel.state.exchange import (
     Refused,
     Save,
     Sent,
+    ToKeeper,
     Verdict,
     Want,
     items,
 )
 from capsule_kernel.state.listing import line_of
 from capsule_kernel.state.manifest import About, Known
-from capsule_kernel.state.store import Listed, Store
+from capsule_kernel.state.store import Store
 from capsule_kernel.state.writer import CheckpointWriter
 
 _log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Keeper:
         self.writing = threading.Lock()
         """Held while a checkpoint is written."""
         self._sweep_at_s = 0.0
+        self._newest_ticket = 0
         self.trouble = ""
         """Why the newest checkpoint that nobody asked for could not be taken; empty: it was."""
         self.durable_cell = 0
@@ -74,14 +76,6 @@ class Keeper:
         if self._store is not None:
             with contextlib.suppress(StateError):
                 self._store.close()
-
-    def listed(self) -> list[Listed]:
-        """Return the session's checkpoints, oldest first.
-
-        Raises:
-            StateError: the store cannot be read.
-        """
-        return self._opened().checkpoints(self.session)
 
     def converse(self, sock: socket.socket) -> None:
         """Hold a dialogue on a socket, which is closed afterwards; called in a thread."""
@@ -95,28 +89,11 @@ class Keeper:
     def _answer(self, dialogue: Dialogue) -> None:
         request = dialogue.hear_request()
         try:
-            match request:
-                case Save():
-                    self._save(dialogue, request)
-                case Find(session=session, wanted=wanted):
-                    self._send(dialogue, session or self.session, wanted)
-                case List(session=session):
-                    dialogue.say(self._listing(session or self.session))
-                case Delete(session=session, wanted=wanted):
-                    store = self._opened()
-                    store.delete([self._number(session or self.session, wanted)])
-                    dialogue.say(self._listing(session or self.session))
-                case Proven(checkpoint=number, captured=captured):
-                    with self.writing:
-                        self._opened().amend(number, captured)
-                    _log.debug("checkpoint %d is proven", number)
-                    dialogue.say(Found(checkpoint=number, manifest=self._opened().manifest(number)))
-                case Named(session=session):
-                    self.session = session
-                case Want() | Sent() | End():
-                    raise ProtocolError(f"{type(request).__name__} opens no dialogue")
-                case _:
-                    assert_never(request)
+            self._carry_out(dialogue, request)
+        except (OSError, ProtocolError):
+            if isinstance(request, Save) and not request.is_attended:
+                self.trouble = "the process that writes them down has ended early: out of memory, perhaps"
+            raise
         except StateError as exc:
             if isinstance(request, Save) and not request.is_attended:
                 self.trouble = str(exc)
@@ -124,9 +101,37 @@ class Keeper:
             with contextlib.suppress(OSError):
                 dialogue.say(Refused(reason=str(exc)))
 
+    def _carry_out(self, dialogue: Dialogue, request: ToKeeper) -> None:
+        match request:
+            case Save():
+                self._save(dialogue, request)
+            case Find(session=session, wanted=wanted):
+                self._send(dialogue, session or self.session, wanted)
+            case List(session=session):
+                dialogue.say(self._listing(session or self.session))
+            case Delete(session=session, wanted=wanted):
+                with self.writing:
+                    self._opened().delete([self._number(session or self.session, wanted)])
+                dialogue.say(self._listing(session or self.session))
+            case Proven(checkpoint=number, captured=captured):
+                with self.writing:
+                    self._opened().amend(number, captured)
+                _log.debug("checkpoint %d is proven", number)
+                dialogue.say(Found(checkpoint=number, manifest=self._opened().manifest(number)))
+            case Named(session=session):
+                self.session = session
+            case Want() | Sent() | End():
+                raise ProtocolError(f"{type(request).__name__} opens no dialogue")
+            case _:
+                assert_never(request)
+
     def _save(self, dialogue: Dialogue, request: Save) -> None:
         session = request.session or self.session
         with self.writing:
+            if not request.is_attended and request.ticket < self._newest_ticket:
+                # A child that was slow to begin: what it has is older than what is there.
+                dialogue.say(Refused(reason="a newer checkpoint was taken meanwhile"))
+                return
             store = self._opened()
             known = store.known(session)
             for attempt in range(_TRIES):
@@ -145,22 +150,34 @@ class Keeper:
             dialogue.say(Verdict(checkpoint=number, manifest=store.manifest(number)))
             _log.debug("checkpoint %d after cell %d is durable", number, request.after_cell)
             self.trouble = ""
-            if attempt == 0 and self._clock.monotonic() >= self._sweep_at_s:
-                sweep.collect(store, self._clock.unix_ms())
+            self._newest_ticket = max(self._newest_ticket, request.ticket)
+            if self._clock.monotonic() >= self._sweep_at_s:
                 self._sweep_at_s = self._clock.monotonic() + _SWEEP_EVERY_S
+                self._sweep(store)
+
+    def _sweep(self, store: Store) -> None:
+        try:
+            sweep.collect(store, self._clock.unix_ms())
+        except (StateError, OSError) as exc:
+            # The checkpoint stands; there is just more on the disk than needs to be.
+            _log.warning("old checkpoints were not given up: %s", exc)
 
     def _take(self, dialogue: Dialogue, store: Store, request: Save, session: str, known: Known) -> int:
         dialogue.say(Base(known=known))
         writer = CheckpointWriter(store, session, known)
         failure: StateError | None = None
-        for item in items(dialogue):
-            if failure is None:
-                try:
-                    writer.add(item)
-                except StateError as exc:
-                    # The rest is taken all the same: whoever sends it listens afterwards.
-                    failure = exc
-                    writer.discard()
+        try:
+            for item in items(dialogue):
+                if failure is None:
+                    try:
+                        writer.add(item)
+                    except StateError as exc:
+                        # The rest is taken all the same: whoever sends it listens afterwards.
+                        failure = exc
+                        writer.discard()
+        except BaseException:
+            writer.discard()
+            raise
         if failure is not None:
             raise failure
         return writer.commit(

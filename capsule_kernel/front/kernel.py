@@ -132,7 +132,7 @@ class Kernel:
         self._checkpoints = Checkpoints(
             folder=checkpoints_folder(os.environ, settings.checkpoints_folder),
             cap_bytes=settings.checkpoints_cap_mb * 1_000_000,
-            session=os.environ.get("JPY_SESSION_NAME") or settings.session or os.getcwd(),
+            session=_session_name(settings.session),
             clock=clock,
         )
         self._bridge = ResonateProtocolBridge(
@@ -561,3 +561,10 @@ _HELP_LINKS = [
     {"text": "Matplotlib Reference", "url": "https://matplotlib.org/contents.html/"},
     {"text": "pandas Reference", "url": "https://pandas.pydata.org/pandas-docs/stable/"},
 ]
+
+
+def _session_name(setting: str) -> str:
+    """Return whose checkpoints this kernel takes: a durable run's own also where a notebook started it."""
+    if setting.startswith("run:"):
+        return setting
+    return os.environ.get("JPY_SESSION_NAME") or setting or os.getcwd()

@@ -111,7 +111,8 @@ class Stdin:
                 self._withdrawn.remove(late)
                 late.on_late()
                 return
-        for question in self._open:
+        quoted = [each for each in self._open if parent and each.msg_id == parent]
+        for question in quoted or self._open:
             if question.idents == message.idents or len(self._open) == 1:
                 self._open.remove(question)
                 question.on_reply(content.value)

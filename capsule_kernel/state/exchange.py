@@ -29,6 +29,8 @@ class Save(msgspec.Struct, frozen=True, kw_only=True, tag="save"):
     after_cell: int
     is_attended: bool = False
     """Whether somebody asked for it, and is told what becomes of it."""
+    ticket: int = 0
+    """When the worker was forked for it: a later one is larger."""
     not_rolled_back: list[str] = []
 
 
@@ -245,6 +247,8 @@ class RemoteSource:
 
     def __init__(self, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
+        self.broken: StoreUnavailable | None = None
+        """Why nothing more can be had, once that is so: it is no fault of a record."""
 
     def record(self, name: bytes) -> bytes:
         """See `loader.Source`."""
@@ -257,9 +261,13 @@ class RemoteSource:
     def _part(self, name: bytes) -> bytes:
         try:
             self._dialogue.say(Want(name=name))
+            answer = self._dialogue.hear_answer()
         except OSError as exc:
-            raise StoreUnavailable("of this kernel", f"its keeper is gone ({exc})") from exc
-        answer = self._dialogue.hear_answer()
+            self.broken = StoreUnavailable("of this kernel", f"its keeper is gone ({exc})")
+            raise self.broken from exc
+        except StoreUnavailable as exc:
+            self.broken = exc
+            raise
         if not isinstance(answer, Part):
             raise StoreUnavailable("of this kernel", f"its keeper answered with {type(answer).__name__}")
         return answer.data

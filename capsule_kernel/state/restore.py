@@ -79,6 +79,7 @@ def restore(
 
     Raises:
         ManifestRejected: it was taken by another Python.
+        StateError: the source has ended (its attribute `broken`): no name was touched.
     """
     check_python(captured, checkpoint)
     result = Restored(warnings=_other_versions(captured))
@@ -94,6 +95,9 @@ def restore(
         for name, entry in captured.names.items():
             if name not in internals:
                 result.names[name] = _take(name, entry, loader, values)
+    broken = getattr(source, "broken", None)
+    if broken is not None:
+        raise broken
     if mode == "exact":
         gone = [name for name in namespace if name not in values and name not in internals]
         result.removed = [name for name in gone if name not in captured.names]

@@ -132,7 +132,12 @@ class Store:
 
     def size_bytes(self) -> int:
         """Return what all packs take on the disk."""
-        return sum(path.stat().st_size for path in self.pack_folder.glob("*" + packs.SUFFIX))
+        total = 0
+        for path in self.pack_folder.glob("*" + packs.SUFFIX):
+            # Another process may have given it back by now.
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def generation(self) -> int:
         """Return the number of times that parts were removed."""

@@ -197,11 +197,13 @@ def _outside(namespace: dict[str, Any]) -> list[str]:
     for name, value in list(namespace.items()):
         if name.startswith("_"):
             continue
-        if isinstance(value, subprocess.Popen):
-            found.append(f"{name}: child process {value.pid}")
-        elif isinstance(value, io.IOBase) and not value.closed and value.writable() and hasattr(value, "name"):
-            found.append(f"{name}: what was written to {value.name}")
-        elif type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
+        # A file may be detached, a subclass may raise: then nothing is known of it.
+        with contextlib.suppress(Exception):
+            if isinstance(value, subprocess.Popen):
+                found.append(f"{name}: child process {value.pid}")
+            elif isinstance(value, io.IOBase) and not value.closed and value.writable() and hasattr(value, "name"):
+                found.append(f"{name}: what was written to {value.name}")
+        if type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
             with contextlib.suppress(Exception):
                 path = value.execute("PRAGMA database_list").fetchone()[2]
                 if path:

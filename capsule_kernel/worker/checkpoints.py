@@ -105,7 +105,7 @@ class Checkpoints:
         path = self._shell.user_ns.get(_SESSION_NAME)
         if path is not None and path != self._told_session and isinstance(path, str) and not self._is_named:
             self._told_session = path
-            with contextlib.suppress(StateError):
+            with contextlib.suppress(StateError, OSError):
                 self.saving.tell_session(path)
 
     def take_when_due(self) -> None:

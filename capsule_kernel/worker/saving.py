@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -221,6 +222,7 @@ class Saving:
         sock = self._socket()
         result, childs = socket.socketpair()
         before = ambient.read_before_fork()
+        ticket = time.monotonic_ns()
         try:
             with sock, childs, self._parked() as own:
                 foreign = [
@@ -232,7 +234,9 @@ class Saving:
                 if role is Role.SNAPSHOT:
                     result.close()
                     Capturing(
-                        request=Save(session=self.session, label=label, after_cell=count, is_attended=not is_brief),
+                        request=Save(
+                            session=self.session, label=label, after_cell=count, is_attended=not is_brief, ticket=ticket
+                        ),
                         dialogue=sock,
                         result=childs,
                         connect=self._socket,
@@ -241,16 +245,23 @@ class Saving:
                         environment=Environment(
                             engine=self._engine(),
                             secret_ids=frozenset(map(id, self._secrets)),
-                            secret_hashes=frozenset(map(hash, self._secrets)),
+                            secret_hashes=frozenset(
+                                hash(form) for text in self._secrets for form in (text, text.encode(errors="replace"))
+                            ),
                             has_foreign_threads=bool(foreign),
                         ),
                         around=lambda: ambient.read(before, self._environ) | self._outputs(),
                         is_brief=is_brief,
                         proof_idle_s=self._proof_idle_s,
                     ).run(self._links, self._prctl)
-                os.waitpid(helper, 0)
+                # A cell may have asked for its children to be nobody's: signal(SIGCHLD, SIG_IGN).
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(helper, 0)
             # The child has its lasting parent now.
             result.send(b"\0")
+        except OSError as exc:
+            result.close()
+            raise StoreUnavailable("of this kernel", f"no process can be forked for it ({exc.strerror})") from exc
         except BaseException:
             result.close()
             raise

@@ -127,7 +127,8 @@ def test_outputs_folder_environment_and_random_stream_come_back(session: Session
     second = session()
     told(second, "%restore")
     assert second.evaluate("random.random()") == expected
-    assert second.evaluate("Out[1], os.environ['MINE'], os.getcwd()") == repr((42, "yes", str(tmp_path)))
+    assert second.evaluate("Out[1], os.environ['MINE']") == "(42, 'yes')"
+    assert second.evaluate("os.getcwd()") == repr(str(tmp_path))
 
 
 # --- by itself -------------------------------------------------------------------------------------------------------

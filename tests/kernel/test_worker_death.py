@@ -233,7 +233,8 @@ def test_a_silent_cell_that_dies_answers(kernel: Client) -> None:
     assert kernel.run("6 * 7").text == "42"
 
 
-def test_the_dead_worker_leaves_no_comms_behind(kernel: Client) -> None:
+def test_the_dead_worker_leaves_no_comms_behind(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.snapshots=0")
     kernel.run("from comm import create_comm\nc = create_comm(target_name='t')").claim("comm_open")
     cell = kernel.execute("import os; os._exit(1)")
     assert died(cell)
