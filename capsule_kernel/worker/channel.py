@@ -13,6 +13,7 @@ import struct
 import termios
 import threading
 import time
+from collections import deque
 
 from capsule_kernel.wire.framing import encode_frames
 from capsule_kernel.wire.worker_messages import FromWorker, encode
@@ -28,6 +29,8 @@ class Channel:
         self._sock = sock
         self._cancellation = cancellation
         self._lock = threading.Lock()
+        self._owner = 0
+        self._behind: deque[bytes] = deque()
         self._pid = os.getpid()
 
     @property
@@ -58,19 +61,32 @@ class Channel:
     def after_fork_in_child(self) -> None:
         """Forget a lock that a thread of the parent may have held."""
         self._lock = threading.Lock()
+        self._owner = 0
 
     def renew(self) -> None:
         """Belong to this process: it was a snapshot of the one that it comes from."""
         self._lock = threading.Lock()
+        self._owner = 0
+        self._behind.clear()
         self._pid = os.getpid()
 
     def _write(self, frames: bytes) -> None:
         if os.getpid() != self._pid:
             return
+        if self._owner == threading.get_ident():
+            # A signal handler of user code's prints, in the middle of a write: its frames come behind it.
+            self._behind.append(frames)
+            return
         is_held = self._cancellation.hold()
         try:
             with self._lock:
-                self._sock.sendall(frames)
+                self._owner = threading.get_ident()
+                try:
+                    self._sock.sendall(frames)
+                    while self._behind:
+                        self._sock.sendall(self._behind.popleft())
+                finally:
+                    self._owner = 0
         except OSError:
             return
         finally:

@@ -18,7 +18,7 @@ from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
 from capsule_kernel.worker import output
 from capsule_kernel.worker.compiling import ExecutionMode, detect_mode, may_warn
-from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled
+from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled, spare
 from capsule_kernel.worker.loop import CoroutineManager, EventLoopCoordinator
 
 if TYPE_CHECKING:
@@ -177,6 +177,9 @@ class InterruptibleAwait:
                     error = KeyboardInterrupt()
             except BaseException as exc:  # noqa: BLE001 - whatever was thrown in is the cell's
                 error = exc
+
+
+spare(InterruptibleAwait.__await__.__code__)
 
 
 class ThreadedExecutor:

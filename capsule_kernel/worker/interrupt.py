@@ -209,7 +209,7 @@ class ExecutionCancellation:
             return
         if self._task is not None and self._loop is not None and self._loop.is_running():
             current = asyncio.current_task(self._loop)
-            if _is_in_loop(frame) or (current is not self._task and not self._is_forced):
+            if _is_in_loop(frame) or _is_driver(frame) or (current is not self._task and not self._is_forced):
                 # The loop's own code must not be torn apart, nor a task that happens to run: they come round.
                 self.cancel_task()
                 return
@@ -276,6 +276,21 @@ def _is_in_loop(frame: FrameType | None) -> bool:
             called = code
         frame = frame.f_back
     return False
+
+
+_drivers: set[CodeType] = set()
+
+
+def spare(code: CodeType) -> None:
+    """Have no interrupt strike in `code`, which drives a cell's coroutine: the coroutine would be left behind."""
+    _drivers.add(code)
+
+
+def _is_driver(frame: FrameType | None) -> bool:
+    """Return whether code that drives a cell's coroutine runs, rather than the coroutine."""
+    while frame is not None and frame.f_code.co_filename == _nothing.__code__.co_filename:
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _drivers
 
 
 def _is_waiting(frame: FrameType | None) -> bool:
