@@ -243,12 +243,10 @@ class Ledger:
 
     async def settle(self, cell: int, attempt: int, record: CellRecord) -> None:
         """Note how the cell ended; what it made is on the disk by then."""
-        state = "resolved" if record.status == "ok" else "rejected"
-        value = msgspec.to_builtins(record)
         await self._promises.settle(
             self._id(cell, attempt),
-            "resolved" if state == "resolved" else "rejected",
-            value,
+            "resolved" if record.status == "ok" else "rejected",
+            msgspec.to_builtins(record),
             is_durable=self._is_synced,
         )
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _REST = 20
 """After a capture none begins by itself for this many times what it took of a processor."""
 
-_SESSION_NAME = "__vsc_ipynb_file__"
+SESSION_NAME = "__vsc_ipynb_file__"
+"""What VS Code tells a notebook its path by."""
 
 
 class Checkpoints:
@@ -102,7 +103,7 @@ class Checkpoints:
         """Note that cell `count` has run."""
         self._count = count
         self._is_due = self._is_due or (is_interactive and self._idle_s > 0)
-        path = self._shell.user_ns.get(_SESSION_NAME)
+        path = self._shell.user_ns.get(SESSION_NAME)
         if path is not None and path != self._told_session and isinstance(path, str) and not self._is_named:
             self._told_session = path
             with contextlib.suppress(StateError, OSError):

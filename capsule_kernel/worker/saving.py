@@ -38,6 +38,7 @@ from capsule_kernel.state.restore import Mode, Restored, restore
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.worker_messages import Errand, encode_birth
 from capsule_kernel.worker.capturing import CAPTURE_DEADLINE_S, Capturing
+from capsule_kernel.worker.checkpoints import SESSION_NAME
 from capsule_kernel.worker.namespace import ENGINE_INTERNALS
 
 _PATIENCE_S = 60.0
@@ -45,8 +46,6 @@ _OUTCOME_BYTES = 1 << 16
 _TOOK_UNKNOWN_S = 5.0
 _OUT = "outputs/"
 _INPUTS = frozenset({"_i", "_ii", "_iii"})
-SESSION_NAME = "__vsc_ipynb_file__"
-"""What VS Code tells a notebook its path by."""
 
 
 class Saving:

@@ -204,7 +204,8 @@ def test_a_death_while_waiting_for_input_ends_the_question(kernel: Client) -> No
     cell = kernel.start("input('new?')", allow_stdin=True)
     kernel.answer(kernel.wait_input_request(cell), "fresh")
     assert cell.wait().text == "'fresh'"
-    # That the answer came late is said on the cell that had asked.
+    (told,) = (message.content["text"] for message in asked.late)
+    assert "came late and was not used" in told
     asked.ignore_outputs()
 
 
