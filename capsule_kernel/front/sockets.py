@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import cast
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 _MESSAGES_AT_ONCE = 64
 _LINGER_MS = 1000
 _ZERO_COPY_BYTES = 1 << 16
+_BIND_DEADLINE_S = 0.5
+_BIND_INTERVAL_S = 0.02
 
 # As plain integers: pyzmq's enums cost several microseconds at each use.
 _EVENTS = int(zmq.EVENTS)
@@ -175,7 +178,7 @@ class Sockets:
             try:
                 if keys is not None:
                     _encrypt(sock, *keys)
-                sock.bind(address)
+                _bind(sock, address)
             except zmq.ZMQError as exc:
                 raise BindError(name, address, exc.strerror or str(exc)) from exc
             except ValueError as exc:
@@ -219,6 +222,20 @@ class Sockets:
             zmq.proxy(self._heartbeat, self._heartbeat)
         except zmq.ZMQError:
             # The process ends.
+            return
+
+
+def _bind(sock: zmq.Socket[bytes], address: str) -> None:
+    """Bind `sock`; what looks for free ports beside us may have this one for an instant."""
+    deadline = time.monotonic() + _BIND_DEADLINE_S
+    while True:
+        try:
+            sock.bind(address)
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EADDRINUSE or time.monotonic() > deadline:
+                raise
+            time.sleep(_BIND_INTERVAL_S)
+        else:
             return
 
 

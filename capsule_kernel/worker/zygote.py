@@ -7,6 +7,7 @@ while it still imports, the parent-death signal does that.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -188,11 +189,8 @@ class Zygote:
                 fault_fd=fault_fd,
                 libc=self._libc,
             ).run()
-        except MemoryError:
-            # Formatting it would need what there is none of; the front reads this file at the worker's end.
-            os.write(descriptors[4], _OUT_OF_MEMORY)
-        except BaseException:  # noqa: BLE001 - the worker's top: the reason goes to descriptor 2, which the front reads
-            os.write(2, traceback.format_exc().encode())
+        except BaseException as error:  # noqa: BLE001 - the worker's top: the front is told why it ends
+            _tell_end(error, fault_fd=descriptors[4])
         finally:
             os._exit(70)
 
@@ -213,6 +211,21 @@ class Zygote:
                 os.killpg(pid, signal.SIGKILL)
             except OSError:
                 continue
+
+
+def _tell_end(error: BaseException, *, fault_fd: int) -> None:
+    """Say why a worker ends: on descriptor 2, or in the file that the front reads at the worker's end."""
+    reason = b""
+    try:
+        # Nothing is left to format a reason with, nor to say so in more words.
+        if not isinstance(error, MemoryError) and getattr(error, "errno", None) != errno.ENOMEM:
+            reason = "".join(traceback.format_exception(error)).encode()
+    except MemoryError:
+        pass
+    if reason:
+        os.write(2, reason)
+    else:
+        os.write(fault_fd, _OUT_OF_MEMORY)
 
 
 def _snapshots() -> list[int]:

@@ -6,6 +6,8 @@ mark: forks and children inherit it, whatever process group or parent they have 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import select
@@ -57,16 +59,25 @@ def isolated_environment(home: Path) -> dict[str, str]:
     }
 
 
+# Below what the system gives to sockets that ask for any port: none of those can take one before it is bound.
+_PORTS = range(20_000, 32_000)
+# Test processes that run side by side begin far from each other.
+_port_numbers = itertools.cycle(range(len(_PORTS)))
+_first_port = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) * 3_000 + os.getpid() * 7 % 3_000
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports that were free a moment ago, all different, and not soon given out again."""
+    ports: list[int] = []
+    for _ in _PORTS:
+        if len(ports) == count:
+            return ports
+        port = _PORTS[(_first_port + next(_port_numbers)) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    msg = f"no {count} of the ports {_PORTS.start} to {_PORTS.stop} are free"
+    raise AssertionError(msg)
 
 
 def connection_info(directory: Path, *, transport: str = "tcp", key: str | None = None) -> dict[str, Any]:

@@ -18,10 +18,11 @@ import pytest
 
 from capsule_kernel.promises.remote import RemotePromises
 from capsule_kernel.promises.server import Token
-from tests.promises.resonate_server import free_port, server_binary, start_server
+from tests.promises.resonate_server import server_binary, start_server
 from tests.promises.stand_in import StandIn
 
 from .exchange import DEADLINE_S
+from .process import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ class Real:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
+        self._port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -192,7 +193,7 @@ def test_cells_and_questions_go_on_when_the_server_is_away(server: Server, kerne
 
 
 def test_a_kernel_starts_and_ends_without_its_server(start_kernel: KernelStarter) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
     kernel = start_kernel("--CapsuleKernel.durability=remote", f"--CapsuleKernel.resonate_url={url}")
     kernel.run("x = 1")
     cell = kernel.start("y = input('Name? ')", allow_stdin=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.process import free_ports
+
 VARIABLE = "CAPSULE_RESONATE_SERVER"
 
 
@@ -20,17 +22,10 @@ def server_binary() -> str:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def running_server(folder: Path, *arguments: str, port: int = 0) -> Iterator[str]:
     """Run a server; yields its URL."""
-    port = port or free_port()
+    port = port or free_ports(1)[0]
     process = start_server(folder, port, *arguments)
     try:
         yield f"http://127.0.0.1:{port}"

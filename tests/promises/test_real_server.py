@@ -19,7 +19,8 @@ from capsule_kernel.promises.durable import on_remote
 from capsule_kernel.promises.http import Deadlines
 from capsule_kernel.promises.remote import RemotePromises
 from capsule_kernel.promises.server import Token
-from tests.promises.resonate_server import free_port, running_server, server_binary, start_server
+from tests.kernel.process import free_ports
+from tests.promises.resonate_server import running_server, server_binary, start_server
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ async def test_two_durable_functions_keep_their_leases_and_are_answered(promises
 
 
 async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = start_server(tmp_path, port)
     acknowledged = 0
     try:
@@ -137,7 +138,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: 
 
 
 async def test_the_end_comes_within_two_seconds_while_the_server_is_stopped(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     process = start_server(tmp_path, port)
     try:
         promises = RemotePromises(f"http://127.0.0.1:{port}")
