@@ -230,7 +230,7 @@ class ResonateProtocolBridge:
             opening = await asyncio.to_thread(_import_opening)
             promises: Promises = opening.open_promises(self._settings, self._environ)
             await promises.start()
-        except CapsuleError as exc:
+        except (CapsuleError, ImportError, OSError) as exc:
             _log.warning("executions are not recorded: %s", exc)
             self._is_off = True
             self._lost += len(self._early)

@@ -99,8 +99,7 @@ class InputCapability:
         """Cancel a question: user code waits no more, though it could."""
         for question in [each for each in self._questions if each.session is session and each.ask.ask == ask]:
             self._let_go(question)
-            if question.is_recorded:
-                self._spawn(self._cancel(question.promise_id))
+            self._forget(question)
 
     def leave_open(self, session: Session | None = None) -> None:
         """Let go of the questions of `session`, which has died, or of all, since this front ends.
@@ -109,11 +108,19 @@ class InputCapability:
         """
         for question in [each for each in self._questions if session is None or each.session is session]:
             self._let_go(question)
+            if session is not None and question.ask.password:
+                # Its answer would have come through a socket that is closed now.
+                self._forget(question)
 
     def _let_go(self, question: _Question) -> None:
         self._end(question)
         if question.task is not None:
             question.task.cancel()
+
+    def _forget(self, question: _Question) -> None:
+        """Cancel the promise of a question that nobody waits for, even one that is only being created."""
+        if question.promise_id:
+            self._spawn(self._cancel(question.promise_id))
 
     # --- one question ------------------------------------------------------------------------------------------------
 
@@ -151,7 +158,9 @@ class InputCapability:
                 return None
             async with asyncio.timeout(_STORE_DEADLINE_S):
                 await self._create(promises, question)
-        except (CapsuleError, TimeoutError) as exc:
+        except (CapsuleError, OSError, TimeoutError) as exc:
+            # An OSError is of the socket for a password. What may be in the store all the same leads nowhere.
+            self._forget(question)
             _log.warning(
                 "a question is not recorded, and can be answered in the front end only: %s", str(exc) or "not in time"
             )

@@ -33,10 +33,18 @@ class SecretDoor:
 
     @classmethod
     async def open(cls, take: Callable[[str], Awaitable[bool]]) -> Self:
-        """Return a door that listens; `take` gets the answer, and says whether it was the first."""
+        """Return a door that listens; `take` gets the answer, and says whether it was the first.
+
+        Raises:
+            OSError: there can be no socket, for instance since the path of TMPDIR is too long for one (unix(7)).
+        """
         # A folder of mode 0700: nobody else gets to the socket.
         door = cls(tempfile.mkdtemp(prefix="capsule-input-"), take)
-        door._server = await asyncio.start_unix_server(door._serve, door.path)
+        try:
+            door._server = await asyncio.start_unix_server(door._serve, door.path)
+        except BaseException:
+            door.close()
+            raise
         return door
 
     def close(self) -> None:

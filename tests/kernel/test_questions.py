@@ -341,6 +341,35 @@ def test_a_password_of_the_front_end_is_not_recorded(kernels: Kernels, tmp_path:
         assert path.is_dir() or b"open-sesame-18" not in path.read_bytes(), path
 
 
+def test_a_password_is_asked_for_where_its_socket_cannot_be(kernels: Kernels, tmp_path: Path) -> None:
+    """A path of more than 107 bytes is none for a socket (unix(7)): the front end can still answer."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    kernel = kernels(env={"TMPDIR": str(folder)})
+    cell = kernel.start("import getpass; word = getpass.getpass('Word: ')", allow_stdin=True)
+    kernel.answer(kernel.wait_input_request(cell), "open-sesame-19")
+    cell.wait()
+    assert kernel.evaluate("word") == "'open-sesame-19'"
+    assert kernels.promises(kind="input") == []
+    assert [path.name for path in folder.iterdir() if path.name.startswith("capsule-input-")] == []
+
+
+def test_a_password_that_a_dead_worker_asked_for_is_canceled(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.run("import os; pid = os.getpid()")
+    pid = int(kernel.evaluate("pid"))
+    cell = kernel.start("import getpass; word = getpass.getpass('Word: ')", allow_stdin=True)
+    kernel.wait_input_request(cell)
+    question = kernels.question(kernel)
+    os.kill(pid, signal.SIGKILL)
+    cell.wait()
+    cell.claim("error")
+    (promise,) = kernels.wait_for(kernel, 1, kind="input", state="rejected_canceled")
+    assert promise.id == question.id
+    with pytest.raises(QuestionClosed):
+        questions.answer(question.id, "nobody hears this", file=kernels.file)
+
+
 def test_a_file_that_cannot_be_used_costs_no_cell(start_kernel: KernelStarter, tmp_path: Path) -> None:
     place = tmp_path / "folder"
     place.mkdir()
