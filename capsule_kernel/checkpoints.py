@@ -25,8 +25,11 @@ def save(name: str = "") -> Verdict:
     """Save the variables of this notebook to the disk; when this returns, they are there. As `%checkpoint`.
 
     Raises:
+        ValueError: the name is a number, which means a checkpoint already.
         StateError: it could not be done, or this is not a Capsule kernel; the session is as it was.
     """
+    if name.isdigit():
+        raise ValueError(f"a checkpoint's name is no number (a number means a checkpoint), got {name!r}")
     verdict: Verdict = _saving().save(name)
     return verdict
 

@@ -10,6 +10,7 @@ run again only under its policy.
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 from nbformat import NotebookNode
 
@@ -80,7 +81,7 @@ class DurableRun:
         root = await ledger.begin(self._options.name, len(cells))
         if root.state == "rejected_canceled":
             raise RunUnavailable(self._run_id, "it was canceled: --from-start runs it again")
-        deaths = 0
+        deaths: Counter[int] = Counter()
         while True:
             attempts = [await ledger.attempt(index) for index in range(len(cells))]
             done = self._finished(cells, attempts)
@@ -116,11 +117,11 @@ class DurableRun:
             try:
                 outcome = await step.run_watched()
             except CellInterrupted as exc:
-                deaths += 1
-                if deaths >= _DEATHS_MAX:
+                deaths[exc.cell] += 1
+                if deaths[exc.cell] >= _DEATHS_MAX:
                     raise NotebookRunError(
                         self._options.name,
-                        f"cell {exc.cell + 1} has ended its kernel {deaths} times: it is not run again",
+                        f"cell {exc.cell + 1} has ended its kernel {deaths[exc.cell]} times: it is not run again",
                     ) from exc
                 continue
             finally:

@@ -149,6 +149,9 @@ class Index:
             yield
         except sqlite3.OperationalError as exc:
             raise StoreUnavailable(str(self.path), f"{exc}") from exc
+        except sqlite3.ProgrammingError as exc:
+            # Somebody looks while the kernel ends.
+            raise StoreUnavailable(str(self.path), f"it is closed already ({exc})") from exc
         except sqlite3.DatabaseError as exc:
             raise StoreDamaged(str(self.path), "the index", f"{exc}") from exc
         except OSError as exc:

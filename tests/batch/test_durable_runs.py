@@ -185,6 +185,27 @@ def test_a_worker_that_dies_under_a_cell_is_no_end_of_the_run(place: Place) -> N
     assert place.log() == ["a", "b", "b"]
 
 
+def dying(name: str, times: int) -> str:
+    """A cell whose worker dies `times` times under it before it ends."""
+    counted = f"import os\nopen('{name}', 'a').write('.')\nif os.path.getsize('{name}') <= {times}: os._exit(3)"
+    return noting(name, counted)
+
+
+def test_each_cell_may_lose_its_kernel_twice(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", tagged(dying("a", 2), "safe"), tagged(dying("b", 2), "safe"))
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert place.log() == ["a"] * 3 + ["b"] * 3
+
+
+def test_a_cell_that_always_ends_its_kernel_ends_the_run(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", tagged(dying("a", 99), "safe"))
+    done = place.run(path)
+    assert done.returncode == 1
+    assert "cell 1 has ended its kernel 3 times" in done.stderr
+    assert place.log() == ["a"] * 3
+
+
 def test_an_interrupted_cell_is_asked_about_and_an_answer_from_elsewhere_counts(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b"), noting("c", "print(x)"))
     _kill_at(place, path, 2)

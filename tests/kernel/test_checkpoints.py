@@ -485,3 +485,5 @@ def test_python_reads_the_variables_of_a_checkpoint(session: Sessions) -> None:
     assert kernel.evaluate("x") == "[1, 2]"
     with pytest.raises(StoreUnavailable, match="no Capsule kernel"):
         checkpoints.save()
+    with pytest.raises(ValueError, match="is no number"):
+        checkpoints.save("5")

@@ -49,6 +49,13 @@ def test_what_was_stored_is_there_after_the_store_was_closed(tmp_path: Path) -> 
         assert "1 checkpoints" in repr(store)
 
 
+def test_a_store_that_was_closed_meanwhile_is_not_called_damaged(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        take(store, {"x": 1})
+    with pytest.raises(StoreUnavailable, match="closed"):
+        store.checkpoints()
+
+
 def test_the_same_bytes_are_stored_once_for_all_sessions(tmp_path: Path) -> None:
     with Store(tmp_path) as store:
         take(store, {"b": LONG}, session="one")
