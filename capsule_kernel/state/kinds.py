@@ -121,22 +121,26 @@ def is_notebook_module(module: Any) -> bool:
 _OWN = frozenset({"capsule_kernel", "__main__", "__mp_main__"})
 
 
-def owned_by_module(cls: type) -> dict[int, tuple[Any, str]]:
+def owned_by_module(cls: type) -> dict[int, tuple[Any, str, str]]:
     """Return the values of `cls` that are attributes of its own module, by id: `dataclasses.MISSING`, `os.environ`.
 
-    They exist once in every process, so they are referred to by name.
+    They exist once in every process, so they are referred to by name: each comes with its module's and its own. What
+    a function makes (a class of its own, with one instance) is looked for in the package, too: `sympy.test`.
     """
-    module = sys.modules.get(cls.__module__)
-    if module is None or cls.__module__ in {"__main__", "builtins"} or not is_importable(module):
-        return {}
-    if is_notebook_module(module):
-        # Its variables are state of the session, and saved.
-        return {}
-    return {
-        id(value): (value, name)
-        for name, value in list(vars(module).items())
-        if type(value) is cls and not isinstance(value, type)
-    }
+    found: dict[int, tuple[Any, str, str]] = {}
+    name = cls.__module__
+    names = {name, name.partition(".")[0]} if "<locals>" in cls.__qualname__ else {name}
+    for each in sorted(names - {"__main__", "builtins"}):
+        module = sys.modules.get(each)
+        # A notebook's module is not looked at: its variables are state of the session, and saved.
+        if module is None or not is_importable(module) or is_notebook_module(module):
+            continue
+        found |= {
+            id(value): (value, each, attribute)
+            for attribute, value in list(vars(module).items())
+            if type(value) is cls and not isinstance(value, type)
+        }
+    return found
 
 
 def describe(value: Any) -> tuple[str, str]:

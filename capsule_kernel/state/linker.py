@@ -52,7 +52,7 @@ class Linker:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         self._kinds: dict[type, Kind] = {}
-        self._owned: dict[type, dict[int, tuple[Any, str]]] = {}
+        self._owned: dict[type, dict[int, tuple[Any, str, str]]] = {}
         self._by_name: dict[int, bool] = {}
         self._node_of: dict[int, Node] = {}
         self._owner: dict[int, Node] = {}
@@ -135,14 +135,14 @@ class Linker:
             return base is not viewer
         return False
 
-    def owned_attribute(self, value: Any) -> str | None:
-        """Return the name under which the module of its class has `value`, if it has."""
+    def owned_attribute(self, value: Any) -> tuple[str, str] | None:
+        """Return the module that has `value` as an attribute, and the attribute's name, if it is that of its class."""
         cls = type(value)
         owned = self._owned.get(cls)
         if owned is None:
             owned = self._owned[cls] = owned_by_module(cls)
         found = owned.get(id(value))
-        return None if found is None else found[1]
+        return None if found is None else found[1:]
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 

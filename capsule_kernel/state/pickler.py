@@ -95,9 +95,9 @@ class RecordPickler(cloudpickle.Pickler):
             return self._reduce_class(obj)
         if cls is types.FunctionType:
             return NotImplemented if is_by_name(obj) else self._reduce_function(obj)
-        name = self._linker.owned_attribute(obj)
-        if name is not None:
-            return rebuild.module_attribute, (cls.__module__, name)
+        place = self._linker.owned_attribute(obj)
+        if place is not None:
+            return rebuild.module_attribute, place
         try:
             reducer = self._reducers[cls]
         except KeyError:

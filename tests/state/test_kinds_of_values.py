@@ -68,6 +68,10 @@ TRAPS = {
         "assert v.get() == 2 and w.get(None) is None and v.name == 'v'",
     ),
     "names with underscores": ("_p = [1]; __q = 2; _ = 3", "assert _p == [1] and globals()['__q'] == 2 and _ == 3"),
+    "what a library's function has made for its package, in a class of its own": (
+        "from sympy import test, doctest\nkept = [test]",
+        "import sympy\nassert test is sympy.test and doctest is sympy.doctest and kept[0] is test",
+    ),
     "names from a star import, submodules and aliases of modules": (
         "from math import *\nimport os.path as osp, xml, xml.dom.minidom, importlib.metadata\nfrom json import dumps as d\nmi = (min, max, len)",
         "import math\nassert sqrt is math.sqrt and osp.join('a', 'b') and xml.dom.minidom.parseString('<a/>') and d([]) == '[]' and mi[2] is len",
