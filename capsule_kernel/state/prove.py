@@ -23,7 +23,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 class StandIn:
-    """In the place of an object of the engine."""
+    """In the place of an object of the engine: it has whatever is asked for, and does nothing."""
+
+    def __getattr__(self, name: str) -> StandIn:
+        """Return another one, for instance for a bound method that a variable refers to."""
+        if name.startswith("__"):
+            # What Python itself looks for, to treat an object in another way.
+            raise AttributeError(name)
+        return StandIn()
+
+    def __call__(self, *_args: Any, **_kw: Any) -> None:
+        """Do nothing."""
 
 
 def main(descriptor: int, number: str, labels: list[str]) -> int:

@@ -232,6 +232,20 @@ def test_a_fresh_process_proves_what_is_saved(session: Sessions) -> None:
     assert "a fresh process cannot load it: ValueError: never" in text
 
 
+def test_what_refers_to_the_engine_is_proven_too(session: Sessions) -> None:
+    """The fresh process has no shell and no cell's streams, of which variables hold parts."""
+    kernel = session()
+    kernel.run(
+        "import sys\nclass Bar:\n    def __init__(self): self.out = sys.stderr\n"
+        "    def __setstate__(self, state): self.out = state['out']; self.out.write('')\n"
+        "bar = Bar(); shell = get_ipython; write = sys.stdout.write"
+    )
+    assert "live only" not in told(kernel, "%checkpoint")
+    wait_for(kernel, "is proven")
+    (message,) = kernel.execute("%checkpoints").claim("display_data")
+    assert "5 of 5" in message.content["data"]["text/plain"]
+
+
 def test_after_a_longer_rest_what_was_saved_by_itself_is_proven_too(session: Sessions) -> None:
     kernel = session("--CapsuleKernel.checkpoint_proof_idle_ms=100", idle_ms=20)
     kernel.execute("x = [1]", allow_stdin=True)
