@@ -6,6 +6,7 @@ Names and arguments are part of the stored format: they may be added to, but not
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 import types
 from collections.abc import Callable
@@ -182,6 +183,19 @@ def memmap(filename: str, dtype: Any, mode: str, offset: int, shape: tuple[int, 
     import numpy as np
 
     return np.memmap(filename, dtype, "r+" if mode == "w+" else mode, offset, shape, order)  # type: ignore[call-overload]
+
+
+def polars_series(chunks: list[bytes]) -> Any:
+    """Return a polars series of several chunks."""
+    first, *rest = (pickle.loads(chunk) for chunk in chunks)  # noqa: S301 - parts of a record that was signed
+    for chunk in rest:
+        first.append(chunk)
+    return first
+
+
+def polars_frame(columns: list[list[bytes]]) -> Any:
+    """Return a polars table of columns of several chunks."""
+    return importlib.import_module("polars").DataFrame([polars_series(chunks) for chunks in columns])
 
 
 def pandas_references() -> Any:

@@ -48,9 +48,12 @@ def reducer_of(cls: type) -> Reducer | None:
         reason = _LIVE_ONLY.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
         if reason is not None:
             return _refusal(reason)
-    from capsule_kernel.state import arrays, resources
+    from capsule_kernel.state import arrays, resources, tables
 
-    return arrays.REDUCERS.get(name) or arrays.reducer_of_subclass(cls) or resources.REDUCERS.get(name)
+    for reducers in (arrays.REDUCERS, tables.REDUCERS, resources.REDUCERS):
+        if name in reducers:
+            return reducers[name]
+    return arrays.reducer_of_subclass(cls)
 
 
 def _refusal(reason: str) -> Reducer:

@@ -246,6 +246,22 @@ def test_what_refers_to_the_engine_is_proven_too(session: Sessions) -> None:
     assert "5 of 5" in message.content["data"]["text/plain"]
 
 
+def test_tables_of_polars_are_saved_though_a_fork_has_not_its_threads(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(
+        "import polars as pl\none = pl.DataFrame({'a': range(1000), 'b': range(1000)})\n"
+        "table = pl.concat([one, one, one], rechunk=False).filter(pl.col('a') > 1); column = table['a']\n"
+        "plan = table.lazy()"
+    )
+    assert "plan: a plan of polars" in told(kernel, "%checkpoint")
+    wait_for(kernel, "is proven")
+    (message,) = kernel.execute("%checkpoints").claim("display_data")
+    assert "4 of 4" in message.content["data"]["text/plain"]
+    kernel.run("del table, column")
+    told(kernel, "%restore")
+    assert kernel.evaluate("table.shape, table['a'].n_chunks(), column.sum()") == "((2994, 2), 3, 1498497)"
+
+
 def test_after_a_longer_rest_what_was_saved_by_itself_is_proven_too(session: Sessions) -> None:
     kernel = session("--CapsuleKernel.checkpoint_proof_idle_ms=100", idle_ms=20)
     kernel.execute("x = [1]", allow_stdin=True)

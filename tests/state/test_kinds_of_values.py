@@ -72,6 +72,15 @@ TRAPS = {
         "from sympy import test, doctest\nkept = [test]",
         "import sympy\nassert test is sympy.test and doctest is sympy.doctest and kept[0] is test",
     ),
+    "tables of polars, of one chunk and of several": (
+        "import polars as pl\none = pl.DataFrame({'a': [1, 2], 'b': ['x', None]}); several = pl.concat([one, one], rechunk=False)\n"
+        "column = several['b']; kinds = pl.concat([one.cast({'b': pl.Categorical})] * 2, rechunk=False); empty = pl.DataFrame()\n"
+        "rule = pl.col('a').sum().over('b') > 1",
+        "assert one.rows() == [(1, 'x'), (2, None)] and several.equals(pl.concat([one, one])) and several.n_chunks() == 2\n"
+        "assert column.to_list() == ['x', None] * 2 and column.name == 'b' and kinds['b'].to_list() == column.to_list()\n"
+        "assert kinds.schema['b'] == pl.Categorical and empty.shape == (0, 0)\n"
+        "assert several.select(rule)['a'].to_list() == [True] * 4",
+    ),
     "names from a star import, submodules and aliases of modules": (
         "from math import *\nimport os.path as osp, xml, xml.dom.minidom, importlib.metadata\nfrom json import dumps as d\nmi = (min, max, len)",
         "import math\nassert sqrt is math.sqrt and osp.join('a', 'b') and xml.dom.minidom.parseString('<a/>') and d([]) == '[]' and mi[2] is len",
@@ -171,6 +180,7 @@ def test_values_survive(journey: Journey, trap: str) -> None:
 LIVE_ONLY = {
     "a generator": ("x = (i for i in range(3))", "generator"),
     "a coroutine": ("async def f(): pass\nx = f()", "coroutine"),
+    "a plan of polars": ("import polars; x = polars.LazyFrame({'a': [1]})", "a plan of polars"),
     "a socket": ("import socket; x = socket.socket()", "connection"),
     "a child process": ("import subprocess; x = subprocess.Popen(['true']); x.wait()", "child process"),
     "a thread that was started": ("import threading; x = threading.Thread(target=int); x.start(); x.join()", "thread"),
