@@ -430,12 +430,14 @@ def test_nothing_of_a_capture_is_left_when_the_kernel_is_killed_in_its_middle(se
     kernel = session()
     kernel.run("class Slow:\n    def __reduce__(self):\n        import time; time.sleep(60)\nslow = Slow()")
     before = len(kernel.process.processes())
-    kernel.start("%checkpoint")
+    cell = kernel.start("%checkpoint")
     wait_for_child(kernel, before)
     os.kill(kernel.process.pid, signal.SIGKILL)
     kernel.process.wait_exit()
     kernel.process.wait_gone()
     kernel.close()
+    # Whether its input was published before the end is nobody's promise.
+    cell.ignore_outputs()
 
 
 def test_an_interrupt_ends_the_wait_for_a_slow_checkpoint(session: Sessions) -> None:
