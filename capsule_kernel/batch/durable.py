@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from capsule_kernel.batch.consent import is_agreed
 from capsule_kernel.batch.events import Observer, RunResumed
 from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger, RunLock, checked_id, runs_folder, sha256
-from capsule_kernel.batch.notebook import is_executed
+from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.runner import Outcome
 from capsule_kernel.batch.steps import POLICIES, CellInterrupted, Policy, RunOptions, Steps, show
 from capsule_kernel.clock import Clock
@@ -97,9 +97,7 @@ class DurableRun:
                 self._show_all(ledger, cells, attempts)
                 await ledger.finish("ok")
                 failed = any(
-                    attempt.record is not None
-                    and attempt.record.status == "error"
-                    and "raises-exception" not in cell.metadata.get("tags", [])
+                    attempt.record is not None and attempt.record.status == "error" and not expects_error(cell)
                     for cell, attempt in zip(cells, attempts, strict=True)
                 )
                 return Outcome.FAILED if failed else Outcome.OK
@@ -163,7 +161,7 @@ class DurableRun:
             )
 
     def _passes(self, cell: NotebookNode) -> bool:
-        return self._options.allow_errors or "raises-exception" in cell.metadata.get("tags", [])
+        return self._options.allow_errors or expects_error(cell)
 
     async def _settle_interrupted(
         self, promises: Promises, ledger: Ledger, cells: list[NotebookNode], attempts: list[Attempt], index: int

@@ -90,6 +90,11 @@ def write(notebook: NotebookNode, path: Path) -> None:
         raise NotebookRunError(str(path), f"cannot be written: {exc.strerror}") from exc
 
 
+def expects_error(cell: NotebookNode) -> bool:
+    """Return whether a cell's tag announces that it fails (nbclient's `raises-exception`)."""
+    return "raises-exception" in cell.metadata.get("tags", [])
+
+
 def is_executed(cell: NotebookNode) -> bool:
     """Whether a run executes this cell."""
     if cell.cell_type != "code" or not cell.source.strip():

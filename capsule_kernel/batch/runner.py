@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 
 from capsule_kernel.batch.events import CellFinished, CellOutput, CellStarted, Observer, RunFinished, RunStarted
-from capsule_kernel.batch.notebook import SKIP_TAG, is_executed
+from capsule_kernel.batch.notebook import SKIP_TAG, expects_error, is_executed
 from capsule_kernel.errors import NotebookError, NotebookRunError
 from capsule_kernel.kernelspec import DEFAULT_NAME, kernel_spec
 
@@ -184,7 +184,7 @@ class NotebookRun(NotebookClient):
     def _on_cell_executed(self, *, cell: NotebookNode, execute_reply: dict[str, Any], **_: Any) -> None:
         content = execute_reply["content"]
         error = str(content.get("ename") or content["status"]) if content["status"] != "ok" else ""
-        self._end_cell(error, expected="raises-exception" in cell.metadata.get("tags", []))
+        self._end_cell(error, expected=expects_error(cell))
 
     def _end_cell(self, error: str, *, expected: bool) -> None:
         self._running = None

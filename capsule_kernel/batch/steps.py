@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 
 from capsule_kernel.batch.events import Observer, RunResumed, RunWaits
 from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger
-from capsule_kernel.batch.notebook import is_executed
+from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.reads import names_read
 from capsule_kernel.batch.runner import NotebookRun, Outcome
 from capsule_kernel.errors import PromiseError, RunUnavailable
@@ -165,7 +165,7 @@ class Steps(NotebookRun):
             record = self._done[index].record
             assert record is not None
             show(self._ledger, cell, record)
-            self._failed += record.status == "error" and "raises-exception" not in cell.metadata.get("tags", [])
+            self._failed += record.status == "error" and not expects_error(cell)
             self.code_cells_executed += 1
             self._number += 1
             if index + 1 == len(self._done):
