@@ -12,6 +12,7 @@ import fcntl
 import os
 import pty
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,9 +27,12 @@ _ROWS, _COLUMNS = 24, 80
 def run_command(command: str) -> int:
     """Run `command` in the user's shell, its output going to `sys.stdout`; return its exit status.
 
-    A status below zero is the signal that ended it, as `subprocess` has it.
+    A status below zero is the signal that ended it, as `subprocess` has it, or that a shell tells with 128 more.
+
+    Raises:
+        OSError: there is no such shell.
     """
-    shell = os.environ.get("SHELL") or "/bin/sh"
+    shell = _shell()
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
     try:
@@ -48,7 +52,17 @@ def run_command(command: str) -> int:
     finally:
         os.close(pidfd)
         os.close(master)
-    return process.wait()
+    status = process.wait()
+    return 128 - status if status > 128 else status
+
+
+def _shell() -> str:
+    """Return the path of `$SHELL`, else of `sh`: it stands before what the shell complains of."""
+    name = os.environ.get("SHELL", "sh")
+    path = shutil.which(name)
+    if path is None:
+        raise OSError(f"the shell {name!r} is not found: set SHELL to one that is there")
+    return path
 
 
 def _pump(master: int, pidfd: int) -> None:

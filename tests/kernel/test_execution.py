@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .exchange import plain
+from .starter import only_capsule
 
 if TYPE_CHECKING:
     from .client import Client
@@ -212,6 +213,25 @@ def test_shell_commands_print_and_set_the_exit_code(shared_kernel: Client) -> No
     assert "to stdout" in cell.stdout + cell.stderr
     assert "to stderr" in cell.stdout + cell.stderr
     assert shared_kernel.evaluate("_exit_code") == "3"
+
+
+def test_a_shell_that_tells_a_signal_gives_it_below_zero(shared_kernel: Client) -> None:
+    shared_kernel.run("!exit 130").claim("stream")
+    assert shared_kernel.evaluate("_exit_code") == "-2"
+
+
+@pytest.mark.parametrize("shell", [None, "sh", "/bin/sh"])
+def test_the_shell_is_the_users_or_sh_by_its_whole_path(kernel: Client, shell: str | None) -> None:
+    kernel.run(f"import os, shutil\n_ = os.environ.pop('SHELL', None)\nshell = {shell!r}")
+    kernel.run("if shell: os.environ['SHELL'] = shell")
+    path = kernel.evaluate("shutil.which(shell or 'sh')").strip("'")
+    assert kernel.run("!nosuchprogram").stdout == f"{path}: 1: nosuchprogram: not found\r\n"
+
+
+@only_capsule("the text is its own")
+def test_a_shell_that_is_not_there_is_named(kernel: Client) -> None:
+    kernel.run("%env SHELL=/nowhere/sh").claim("stream")
+    assert "/nowhere/sh" in kernel.execute("!true").error["evalue"]
 
 
 def test_shell_output_can_be_assigned(shared_kernel: Client) -> None:
