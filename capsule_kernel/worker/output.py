@@ -25,6 +25,7 @@ HELD_CHARACTERS = 1 << 18
 """Text that is held at the most, in characters: pieces of this size keep worker, front and client busy together."""
 
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
+_context_request = parents.context_request
 
 
 class Detour(NamedTuple):
@@ -32,6 +33,38 @@ class Detour(NamedTuple):
 
     parent: int
     channel: Channel
+
+
+class _Held:
+    """Text of one request that waits to be published.
+
+    Writers add to `texts` without a lock, whose price is more than that of all the rest, and look at `limit` before and
+    after. Whoever takes the text sets `limit` to 0 first, then takes what is there: a writer that comes later sees it,
+    and goes the long way.
+
+    Attributes:
+        limit: characters from which on a writer publishes; 0 where each write goes the long way.
+        is_waiting: whether somebody knows that there is text.
+    """
+
+    __slots__ = ("characters", "is_waiting", "limit", "parent", "texts")
+
+    def __init__(self, parent: int) -> None:
+        self.parent = parent
+        self.texts: list[str] = []
+        self.characters = 0
+        self.limit = 0
+        self.is_waiting = False
+
+    def take(self) -> str:
+        """Return what is held, and hold nothing; the caller has the stream's lock."""
+        self.limit = 0
+        self.is_waiting = False
+        count = len(self.texts)
+        text = "".join(self.texts[:count])
+        del self.texts[:count]
+        self.characters = 0
+        return text
 
 
 class OutStream(io.TextIOBase):
@@ -53,9 +86,7 @@ class OutStream(io.TextIOBase):
         self._wake: Callable[[], None] | None = None
         self._is_by_line = False
         self._lock = threading.RLock()
-        self._held: list[str] = []
-        self._held_characters = 0
-        self._held_parent = 0
+        self._held = _Held(0)
         self.held_since = 0.0
         # Whether the front may hold text of this stream.
         self._is_sent = False
@@ -76,6 +107,18 @@ class OutStream(io.TextIOBase):
         """
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text)}")
+        held = self._held
+        if held.limit and held.parent == _context_request():
+            length = len(text)
+            held.texts.append(text)
+            held.characters += length
+            if held.characters >= held.limit or held is not self._held:
+                with self._lock:
+                    self._note(held)
+            return length
+        return self._write(text)
+
+    def _write(self, text: str) -> int:
         if not text:
             return 0
         length = len(text)
@@ -90,18 +133,28 @@ class OutStream(io.TextIOBase):
             detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text), flushed=True))
             return length
         with self._lock:
-            if self._held_parent != parent:
-                self._publish()
-                self._held_parent = parent
-            if not self._held_characters:
-                self.held_since = time.monotonic()
-                if self._wake is not None:
-                    self._wake()
-            self._held.append(text)
-            self._held_characters += len(text)
-            if self._held_characters >= HELD_CHARACTERS or (self._is_by_line and "\n" in text):
-                self._publish()
+            before = self._held
+            if before.parent != parent:
+                # Another first: nobody is to add to what is published.
+                self._held = _Held(parent)
+                self._publish(before)
+            self._held.texts.append(text)
+            self._held.characters += len(text)
+            self._note(self._held, ends_line=self._is_by_line and "\n" in text)
         return length
+
+    def _note(self, held: _Held, *, ends_line: bool = False) -> None:
+        """See to text that was added to `held`; the caller has the lock."""
+        if held is not self._held or held.characters >= HELD_CHARACTERS or ends_line:
+            self._publish(held)
+            return
+        if not held.is_waiting:
+            held.is_waiting = True
+            self.held_since = time.monotonic()
+            if self._wake is not None:
+                self._wake()
+        if held.parent and not self._has_hooks and not self._is_by_line:
+            held.limit = HELD_CHARACTERS
 
     def writelines(self, sequence: Iterable[str]) -> None:  # type: ignore[override]
         """Write each of `sequence`."""
@@ -111,27 +164,24 @@ class OutStream(io.TextIOBase):
     def flush(self) -> None:
         """Publish what is held, here and by the front."""
         with self._lock:
-            if self._held_characters or self._is_sent:
-                self._publish(flushed=True)
+            if self._held.texts or self._is_sent:
+                self._publish(self._held, flushed=True)
                 self._is_sent = False
 
     def hand_over(self) -> None:
         """Have the front hold what is held here."""
         with self._lock:
-            self._publish()
+            self._publish(self._held)
 
     def take(self, parent: int | None = None) -> Stream | None:
         """Return what is held as a message, and hold nothing. What is not of `parent`, if named, is published first."""
         with self._lock:
-            if parent is not None and self._held_parent != parent:
+            held = self._held
+            if parent is not None and held.parent != parent:
                 # Now: the other's cell may end before this caller sends anything.
-                self._publish()
-            if not self._held_characters:
+                self._publish(held)
                 return None
-            message = Stream(parent=self._held_parent, name=self._stream, text=_utf8("".join(self._held)))
-            self._held.clear()
-            self._held_characters = 0
-            return message
+            return self._taken(held)
 
     def _is_master_process(self) -> bool:
         """Whether this is the worker itself, and not a child that user code forked; ipykernel's name for it."""
@@ -191,7 +241,9 @@ class OutStream(io.TextIOBase):
     def register_hook(self, hook: MessageHook) -> None:
         """Have `hook` see what this thread writes, as messages; one for which it returns None is not sent."""
         self._hooks.register(hook)
-        self._has_hooks = True
+        with self._lock:
+            self._has_hooks = True
+            self._held.limit = 0
 
     def unregister_hook(self, hook: MessageHook) -> bool:
         """Remove `hook`; return whether it was there."""
@@ -200,8 +252,7 @@ class OutStream(io.TextIOBase):
     def after_fork_in_child(self) -> None:
         """Begin anew in a child that user code forked: what is held is the parent's to publish."""
         self._lock = threading.RLock()
-        self._held = []
-        self._held_characters = 0
+        self._held = _Held(0)
         self._wake = None
         # Whole lines go to descriptor 1 or 2 at once: a child may leave without a flush, and its output stands among
         # other processes'.
@@ -210,18 +261,20 @@ class OutStream(io.TextIOBase):
     def renew(self, wake: Callable[[], None]) -> None:
         """Publish again: this process was a snapshot of the worker, and is the worker now."""
         self._lock = threading.RLock()
-        self._held = []
-        self._held_characters = 0
+        self._held = _Held(0)
         self._wake = wake
         self._is_by_line = False
-        self._limit = HELD_CHARACTERS
 
-    def _publish(self, *, flushed: bool = False) -> None:
-        message = self.take()
+    def _taken(self, held: _Held) -> Stream | None:
+        text = held.take()
+        return Stream(parent=held.parent, name=self._stream, text=_utf8(text)) if text else None
+
+    def _publish(self, held: _Held, *, flushed: bool = False) -> None:
+        message = self._taken(held)
         if message is None:
             if not flushed:
                 return
-            message = Stream(parent=self._held_parent, name=self._stream, text="")
+            message = Stream(parent=held.parent, name=self._stream, text="")
         if self._channel is None:
             return
         if self._channel.is_ours:

@@ -15,6 +15,9 @@ import msgspec
 from capsule_kernel.wire.worker_messages import Execute
 
 _variable: contextvars.ContextVar[int] = contextvars.ContextVar("capsule_request", default=0)
+context_request = _variable.get
+"""The serial that the current context carries; 0: it carries none, and `current` knows more."""
+
 _newest = [0]
 _THREAD_ATTRIBUTE = "_capsule_request"
 _original_start = threading.Thread.start

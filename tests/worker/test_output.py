@@ -299,6 +299,58 @@ def test_threads_that_write_at_once_lose_nothing(worker: Worker) -> None:
         assert [line for line in lines if line.startswith(name)] == [f"{name}{number}" for number in range(500)]
 
 
+def test_requests_that_write_at_once_lose_nothing_to_each_other_or_to_who_publishes(worker: Worker) -> None:
+    lines = 3000
+    start = threading.Barrier(4)
+    is_over = threading.Event()
+    got: dict[int, list[str]] = {}
+
+    def write(serial: int) -> None:
+        parents.set_thread_parent(serial)
+        start.wait(10)
+        for number in range(lines):
+            print(serial, number, file=worker.out)
+
+    def publish() -> None:
+        start.wait(10)
+        while not is_over.is_set():
+            worker.out.hand_over()
+
+    def receive() -> None:
+        for each in worker.sent():
+            assert isinstance(each, Stream)
+            got.setdefault(each.parent, []).append(each.text)
+
+    writers = [threading.Thread(target=write, args=(serial,)) for serial in (7, 8, 9)]
+    publisher = threading.Thread(target=publish)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in (*writers, publisher):
+            thread.start()
+        while any(thread.is_alive() for thread in writers):
+            receive()
+        is_over.set()
+        publisher.join(10)
+    finally:
+        sys.setswitchinterval(interval)
+    worker.out.flush()
+    receive()
+    for serial in (7, 8, 9):
+        assert "".join(got[serial]) == "".join(f"{serial} {number}\n" for number in range(lines))
+
+
+def test_text_that_comes_after_all_was_taken_is_announced(worker: Worker) -> None:
+    parents.begin(3)
+    for _ in range(3):
+        print("text", file=worker.out)
+        worker.out.hand_over()
+    assert worker.wakes == ["out"] * 3
+    print("one", file=worker.out)
+    print("two", file=worker.out)
+    assert worker.wakes == ["out"] * 4
+
+
 # --- hooks ----------------------------------------------------------------------------------------------------------
 
 
