@@ -10,8 +10,9 @@ import gc
 import platform
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from capsule_kernel.state.chunks import cut_buffer, cut_stream, fast_hash, without_frames
 from capsule_kernel.state.kinds import describe
@@ -77,6 +78,14 @@ def capture(
             gc.enable()
 
 
+class _Written(NamedTuple):
+    """Where a node is: its record, which of the objects that look like it, and how long."""
+
+    record: bytes
+    copy: int
+    size_bytes: int
+
+
 class _Writer:
     """Turns nodes into records."""
 
@@ -86,7 +95,8 @@ class _Writer:
         self._name_of: dict[int, str] = {}
         for name, value in names.items():
             self._name_of.setdefault(id(value), name)
-        self._written: dict[Node, tuple[bytes, int]] = {}
+        self._written: dict[Node, _Written] = {}
+        self._copies: Counter[bytes] = Counter()
 
     def write(self, node: Node) -> Iterator[CaptureItem]:
         self._inherit_failure(node)
@@ -115,7 +125,9 @@ class _Writer:
             yield from added
         data = encode_record(Record(inline, names, buffers, blobs, [self._reference(i) for i in node.references]))
         name = content_name(data)
-        self._written[node] = name, size
+        self._written[node] = _Written(name, self._copies[name], size)
+        if node.has_identity:
+            self._copies[name] += 1
         if name not in self._known.records:
             self._known.records.add(name)
             yield RecordMade(name=name, data=data)
@@ -125,13 +137,13 @@ class _Writer:
         node, member = self._linker.node_of(id(value))
         if node.failure:
             return Entry(status="live only", reason=node.failure, kind=kind, shape=shape)
-        record, size = self._written[node]
+        written = self._written[node]
         return Entry(
             status="saved",
-            value=Reference(record, member),
+            value=Reference(written.record, member, written.copy),
             kind=kind,
             shape=shape,
-            size_bytes=size,
+            size_bytes=written.size_bytes,
             note="; ".join(sorted(node.notes)),
         )
 
@@ -145,7 +157,8 @@ class _Writer:
 
     def _reference(self, identity: int) -> Reference:
         node, member = self._linker.node_of(identity)
-        return Reference(self._written[node][0], member)
+        written = self._written[node]
+        return Reference(written.record, member, written.copy)
 
     def _chunks(self, pieces: Iterator[memoryview], added: list[Chunk]) -> bytes:
         names = []

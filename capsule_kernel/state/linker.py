@@ -32,6 +32,8 @@ class Node:
     """Objects that are pickled together."""
 
     objects: list[Any]
+    has_identity: bool = True
+    """Whether it can be told from another that looks the same; not so for numbers and short texts."""
     references: list[int] = field(default_factory=list)
     """Ids of the objects of other nodes that the stream refers to, in order of first use."""
     ordinals: dict[int, int] = field(default_factory=dict)
@@ -70,9 +72,10 @@ class Linker:
     def add(self, value: Any) -> None:
         """Take the value of a name."""
         identity = id(value)
-        nodes = self._node_of if self._is_linked(value) else self._atoms
+        is_linked = self._is_linked(value)
+        nodes = self._node_of if is_linked else self._atoms
         if identity not in nodes:
-            nodes[identity] = Node([value])
+            nodes[identity] = Node([value], has_identity=is_linked)
             self._alive[identity] = value
             if type(value) is tuple:
                 self.tuples.add(identity)

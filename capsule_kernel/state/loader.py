@@ -39,35 +39,37 @@ class Loader:
         self._engine = {**everywhere(), **engine}
         self._names = names
         self._records: dict[bytes, Record] = {}
-        self._objects: dict[bytes, Any] = {}
+        # By record and copy.
+        self._objects: dict[tuple[bytes, int], Any] = {}
         self._failures: dict[bytes, str] = {}
 
     def load(self, wanted: Reference) -> str:
         """Have the object ready, and all that it refers to; return the reason if it cannot be had."""
-        stack = [wanted.record]
+        stack = [(wanted.record, wanted.copy)]
         while stack:
-            name = stack[-1]
-            if name in self._objects or name in self._failures:
+            key = stack[-1]
+            name = key[0]
+            if key in self._objects or name in self._failures:
                 stack.pop()
                 continue
             record = self._record(name)
             if record is None:
                 continue
             missing = [
-                other.record
+                (other.record, other.copy)
                 for other in record.references
-                if other.record not in self._objects and other.record not in self._failures
+                if (other.record, other.copy) not in self._objects and other.record not in self._failures
             ]
             if missing:
                 stack += missing
             else:
                 stack.pop()
-                self._make(name, record)
+                self._make(key, record)
         return self._failures.get(wanted.record, "")
 
     def value(self, reference: Reference) -> Any:
         """Return an object that is ready."""
-        members = self._objects[reference.record]
+        members = self._objects[reference.record, reference.copy]
         return members[reference.member]
 
     def named(self, name: str) -> Any:
@@ -98,7 +100,8 @@ class Loader:
                 self._failures[name] = f"its bytes cannot be read: {exc}"
         return record
 
-    def _make(self, name: bytes, record: Record) -> None:
+    def _make(self, key: tuple[bytes, int], record: Record) -> None:
+        name = key[0]
         for reference in record.references:
             failure = self._failures.get(reference.record)
             if failure is not None:
@@ -118,7 +121,7 @@ class Loader:
         except Exception as exc:  # noqa: BLE001 - loading runs any object's code: its names are reported, the rest goes on
             self._failures[name] = reason_of(exc)
             return
-        self._objects[name] = made
+        self._objects[key] = made
 
     def _bytes(self, buffer: Buffer) -> bytes:
         return b"".join(self._source.chunk(name) for name in names_in(buffer.chunks))

@@ -48,10 +48,14 @@ class Buffer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reference(msgspec.Struct, frozen=True, array_like=True):
-    """One object of a record."""
+    """One object of a record.
+
+    Two objects that look the same are one record, but stay two: `copy` tells them apart.
+    """
 
     record: bytes
     member: int
+    copy: int = 0
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -212,10 +216,16 @@ def changes(previous: Captured | None, current: Captured) -> list[str]:
             lines.append(f"{name}: new")
         elif _looks(old) != _looks(entry):
             lines.append(f"{name}: {_looks(old)} → {_looks(entry)}")
-        elif old.value != entry.value:
+        elif not _is_same_content(old.value, entry.value):
             lines.append(f"{name}: changed")
     lines += [f"{name}: deleted" for name in before if name not in current.names]
     return lines
+
+
+def _is_same_content(old: Reference | None, new: Reference | None) -> bool:
+    if old is None or new is None:
+        return old is new
+    return (old.record, old.member) == (new.record, new.member)
 
 
 def _looks(entry: Entry) -> str:

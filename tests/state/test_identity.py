@@ -7,6 +7,30 @@ import pytest
 from tests.state.conftest import Journey
 
 TRAPS = {
+    "lists that look the same stay as many as they were": (
+        "a = [1]; b = [1]; c = [1]; d = b",
+        "a.append(2); b.append(3); assert (a, b, c) == ([1, 2], [1, 3], [1]) and d is b",
+    ),
+    "objects that look the same stay two where two names reach each": (
+        "inner = [[1], [1]]; x = {'k': inner[0], 'm': inner[1]}; y = tuple(inner); del inner",
+        "x['k'].append(2); assert y == ([1, 2], [1]) and y[1] is x['m']",
+    ),
+    "objects that hold what looks the same stay apart all the way down": (
+        "def make():\n    deep = []\n    return [deep], {'deep': deep}\na, b = make(); c, d = make()",
+        "a[0].append(1); assert (b, c, d) == ({'deep': [1]}, [[]], {'deep': []}) and c[0] is d['deep']",
+    ),
+    "rings that look the same stay two": (
+        "a = []; a.append(a); b = []; b.append(b)",
+        "a.append(1); assert len(b) == 1 and b[0] is b and a[0] is a",
+    ),
+    "arrays with views that look the same stay apart": (
+        "import numpy as np\na = np.zeros(3); b = a[1:]; c = np.zeros(3); d = c[1:]",
+        "b[0] = 7; assert a[1] == 7 and c.tolist() == [0, 0, 0] and d.base is c",
+    ),
+    "functions and instances that look the same stay two": (
+        "def make():\n    def f(): return 1\n    return f\nf = make(); g = make()\nclass P: pass\np = P(); q = P()",
+        "f.tag = 1; p.x = 1; assert not hasattr(g, 'tag') and not hasattr(q, 'x') and type(p) is type(q)",
+    ),
     "a list bound to two names stays one list": (
         "a = [1, 2]; b = a",
         "b.append(3); assert a == [1, 2, 3] and a is b",
