@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from capsule_kernel.state.pickler import RecordPickler
 
 _MAX = 10
+_PASSING = {
+    # What is drawn, and computed, once more when it is needed; the next number of a callback.
+    "matplotlib": frozenset({"_stale", "_invalid", "_cid_gen"}),
+    # Warnings for the library's own older names; its objects leave them out when they are loaded.
+    "sklearn": frozenset({"_deprecated_key_to_warnings"}),
+}
+"""Attributes of a library's objects that say how far they are, not what they are."""
+
+_UNORDERED = frozenset({"plotly"})
+"""Libraries whose objects write themselves down as JSON, with keys in any order."""
+
 _CLASS_OWN = frozenset(
     {"__dict__", "__weakref__", "_abc_impl", "__firstlineno__", "__static_attributes__", "__slotnames__"}
 )
@@ -86,6 +97,8 @@ class _Comparison:
             self._sequences(path, sorted(left, key=_sort_key), sorted(right, key=_sort_key))
         elif isinstance(left, enum.Enum):
             self._add(path, [left._name_, left._value_], [right._name_, right._value_])
+        elif cls is types.BuiltinMethodType and not isinstance(left.__self__, types.ModuleType | type(None)):
+            self._add(path, [left.__name__, left.__self__], [right.__name__, right.__self__])
         elif kind_of(cls) in {Kind.ATOM, Kind.TEXT}:
             if left != right and not (left != left and right != right):  # noqa: PLR0124 - not-a-time is not itself
                 self._differ(path, left, right)
@@ -95,8 +108,12 @@ class _Comparison:
             self._functions(path, left, right)
         elif isinstance(left, type):
             self._classes(path, left, right)
+        elif cls is _Attributes:
+            self._attributes(path, left, right)
         elif cls.__module__ == "numpy" and cls.__qualname__ == "ndarray":
             self._arrays(path, left, right)
+        elif cls.__module__.startswith("numpy.ma") and cls.__qualname__ == "MaskedArray":
+            self._masked(path, left, right)
         elif hasattr(left, "equals") and cls.__module__.partition(".")[0] == "pandas":
             self._frames(path, left, right)
         else:
@@ -139,13 +156,19 @@ class _Comparison:
             if getattr(left, name) != getattr(right, name):
                 self._differ(f"{path}.{name}", getattr(left, name), getattr(right, name))
                 return
-        for name in ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE"):
+        # An array with gaps, in memory that it alone looks at, comes back without them, as from numpy's own pickling.
+        is_dense = left.flags["C_CONTIGUOUS"] or left.flags["F_CONTIGUOUS"]
+        for name in ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE") if is_dense else ("WRITEABLE",):
             if left.flags[name] != right.flags[name]:
                 self._differ(f"{path}.flags.{name}", left.flags[name], right.flags[name])
         if left.dtype.hasobject:
             self._sequences(path, left.ravel().tolist(), right.ravel().tolist())
         elif numpy.ascontiguousarray(left).tobytes() != numpy.ascontiguousarray(right).tobytes():
             self._differ(path, "an array", "other content")
+
+    def _masked(self, path: str, left: Any, right: Any) -> None:
+        for name in ("data", "mask", "fill_value", "hardmask"):
+            self._add(f"{path}.{name}", getattr(left, name), getattr(right, name))
 
     def _frames(self, path: str, left: Any, right: Any) -> None:
         if not left.equals(right):
@@ -167,9 +190,16 @@ class _Comparison:
             return
         # Made for the comparison: they have no identity.
         for place, (first, second) in enumerate(zip(one, other, strict=False)):
-            self._add(f"{path}.{place}", first, second)
+            self._add(path if isinstance(first, _Attributes) else f"{path}.{place}", first, second)
         if len(one) != len(other):
             self._differ(path, f"{len(one)} parts", f"{len(other)} parts")
+
+    def _attributes(self, path: str, left: _Attributes, right: _Attributes) -> None:
+        if left.keys() != right.keys():
+            self._differ(f"attributes({path})", sorted(left), sorted(right))
+            return
+        for name, one in left.items():
+            self._add(f"{path}.{name}", one, right[name])
 
     def _pair(self, left: Any, right: Any) -> None:
         self._to_right[id(left)] = id(right)
@@ -181,6 +211,10 @@ class _Comparison:
 
     def _differ(self, path: str, left: Any, right: Any) -> None:
         self.found.append(f"{path}: {_text(left)}, {_text(right)}")
+
+
+class _Attributes(dict[str, Any]):
+    """Values by name in no order: an object's own, whose order nothing but a listing of them shows."""
 
 
 class _Recorder:
@@ -210,16 +244,27 @@ def _parts(value: Any) -> Any:
         reduced = value.__reduce_ex__(4) if known is None else known(value)
     if isinstance(reduced, str):
         return reduced
-    parts = list(reduced[1])
+    library = type(value).__module__.partition(".")[0]
+    parts = [_unordered(part) for part in reduced[1]] if library in _UNORDERED else list(reduced[1])
+    passing = _PASSING.get(library, frozenset())
     for extra in reduced[2:5]:
-        if isinstance(extra, dict):
+        if isinstance(extra, dict) and all(isinstance(name, str) for name in extra):
             # An object's own dict: it is that of the object, whatever process it is in.
+            own = _Attributes((name, part) for name, part in extra.items() if name not in passing)
+            parts += [own] if own else []
+        elif isinstance(extra, dict):
             parts += [list(extra), list(extra.values())]
         elif extra is not None and not isinstance(extra, tuple | list):
             parts.append(list(extra) if hasattr(extra, "__next__") else extra)
         elif extra is not None:
             parts.append(extra)
     return parts
+
+
+def _unordered(value: Any) -> Any:
+    if type(value) is dict and all(isinstance(name, str) for name in value):
+        return _Attributes((name, _unordered(part)) for name, part in value.items())
+    return [_unordered(part) for part in value] if type(value) in {list, tuple} else value
 
 
 def _same_number(left: complex, right: complex) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -31,6 +32,40 @@ def test_every_name_of_a_session_is_verified(journey: Journey) -> None:
     took = journey.take(SESSION, verify=True)
     unproven = {name: entry for name, entry in took["names"].items() if entry["status"] != "saved and verified"}
     assert set(unproven) == {"g"}
+
+
+LIBRARIES = {
+    "matplotlib": (
+        "from matplotlib.figure import Figure\nfig = Figure(); axes = fig.subplots(1, 2)\n"
+        "line, = axes[0].plot([1, 2, 3]); bars = axes[1].bar(['a', 'b'], [1, 2]); axes[0].set_title('t')\n"
+        "from matplotlib.backends.backend_agg import FigureCanvasAgg\nFigureCanvasAgg(fig).draw()"
+    ),
+    "plotly": (
+        "import plotly.graph_objects as go\n"
+        "fig = go.Figure(go.Bar(y=[1, 2], x=['a', 'b']), layout={'title': {'text': 't'}}); fig.update_yaxes(title='y')"
+    ),
+    "scikit-learn": (
+        "from sklearn.datasets import load_iris\nfrom sklearn.linear_model import LogisticRegression\n"
+        "from sklearn.model_selection import GridSearchCV\niris = load_iris()\n"
+        "grid = GridSearchCV(LogisticRegression(max_iter=10), {'C': [1, 2]}, cv=2)\n"
+        "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')\n"
+        "    grid.fit(iris.data, iris.target)"
+    ),
+    "statsmodels": (
+        "import numpy as np, statsmodels.api as sm\nx = np.arange(20.)\n"
+        "res = sm.OLS(x * 2 + np.sin(x), sm.add_constant(x)).fit(); text = str(res.summary())"
+    ),
+    "masked arrays": "import numpy as np\nm = np.ma.masked_less(np.arange(5.), 2)",
+    "bound builtin methods": "kept = [1]; add = kept.append; also = {'a': kept.pop}",
+    "arrays with gaps": "import numpy as np\ngaps = np.arange(12.).reshape(3, 4)[:, 1]; hull = gaps[::2]; del gaps",
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_every_value_of_a_library_is_verified(journey: Journey, library: str) -> None:
+    took = journey.take(LIBRARIES[library], verify=True)
+    unproven = {name: entry for name, entry in took["names"].items() if entry["status"] != "saved and verified"}
+    assert not unproven
 
 
 def test_what_saves_but_does_not_load_is_not_called_saved(journey: Journey) -> None:
@@ -111,3 +146,40 @@ def test_arrays_are_compared_with_type_layout_and_content() -> None:
     assert differences(array, numpy.asfortranarray(array))
     assert differences(array, array.astype("f4"))
     assert differences(array, array + 1)
+
+
+def test_figures_differ_by_what_they_show() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    axes = figure.subplots()
+    axes.plot([1, 2])
+    axes.set_title("t")
+    copies = [pickle.loads(pickle.dumps(figure)) for _ in range(3)]
+    copies[1].axes[0].lines[0].set_ydata([1, 3])
+    copies[2].axes[0].set_title("u")
+    assert differences(figure, copies[0]) == []
+    assert any("_yorig" in found for found in differences(figure, copies[1]))
+    assert any("'t', 'u'" in found for found in differences(figure, copies[2]))
+
+
+def test_charts_of_plotly_differ_by_content_and_not_by_the_order_of_keys() -> None:
+    import plotly.graph_objects as go
+
+    left = go.Figure({"data": [{"type": "bar", "y": [1, 2], "name": "n"}]})
+    assert differences(left, go.Figure({"data": [{"name": "n", "y": [1, 2], "type": "bar"}]})) == []
+    assert differences(left, go.Figure({"data": [{"name": "n", "y": [1, 3], "type": "bar"}]}))
+    assert differences(left, go.Figure({"data": [{"y": [1, 2], "type": "bar"}]}))
+
+
+def test_masked_arrays_are_compared_with_mask_and_fill_value() -> None:
+    np = pytest.importorskip("numpy")
+    masked = np.ma.array([1, 2, 3], mask=[0, 1, 0])
+    assert differences(masked, masked.copy()) == []
+    assert differences(masked, np.ma.array([1, 2, 3], mask=[0, 0, 1]))
+    assert differences(masked, np.ma.array([1, 2, 3], mask=[0, 1, 0], fill_value=7))
+
+
+def test_bound_builtin_methods_are_compared_with_their_object() -> None:
+    one, other = [1], [1]
+    assert differences([one, one.append], [other, other.append]) == []
+    assert differences([one, one.append], [other, [1].append])
+    assert differences(one.append, other.pop)
