@@ -25,6 +25,7 @@ from capsule_kernel.front.connection import (
 )
 from capsule_kernel.sessions.process import SpawnedZygote, fork_zygote
 from capsule_kernel.settings import Launch, load_launch
+from capsule_kernel.stack import with_room
 from capsule_kernel.wire.worker_messages import ZygoteOptions
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
             sys.stdout.flush()
 
     try:
-        return loop.run_until_complete(_serve(kernel, spawned, announce))
+        return with_room(loop.run_until_complete, _serve(kernel, spawned, announce))
     finally:
         if is_ours:
             with contextlib.suppress(FileNotFoundError):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
+from capsule_kernel.stack import with_room
 from capsule_kernel.worker import output
 from capsule_kernel.worker.compiling import ExecutionMode, detect_mode, may_warn
 from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled, spare
@@ -199,7 +200,7 @@ class ThreadedExecutor:
 
         def work() -> None:
             try:
-                future.set_result(function())
+                future.set_result(with_room(function))
             except ExecutionCancelled:
                 future.set_exception(KeyboardInterrupt())
             except BaseException as exc:  # noqa: BLE001 - the thread's top: the caller gets it

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, assert_never
 
 from capsule_kernel.errors import ProtocolError
+from capsule_kernel.stack import with_room
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     Answer,
@@ -99,7 +100,7 @@ class Reader:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=self._run, name="capsule-reader", daemon=True)
+        self._thread = threading.Thread(target=with_room, args=(self._run,), name="capsule-reader", daemon=True)
         hide_thread(self._thread)
         self._thread.start()
 

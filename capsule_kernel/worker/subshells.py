@@ -17,6 +17,7 @@ import threading
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from capsule_kernel.stack import with_room
 from capsule_kernel.wire.worker_messages import DoneBeside, ExecuteBeside
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
@@ -76,7 +77,7 @@ class SubshellExecutor:
     def _run(self, message: ExecuteBeside, context: contextvars.Context) -> None:
         self._shell.note_request(message.serial, lambda: parents.request_of(message))
         self._kernel.thread.allow_stdin = message.allow_stdin
-        content = context.run(self._execute, message)
+        content = with_room(context.run, self._execute, message)
         # Outside of the context, which the next cell's thread enters.
         self._end(message, content)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from capsule_kernel.stack import with_room
 from capsule_kernel.wire.framing import FrameDecoder, encode_frames
 from capsule_kernel.wire.worker_messages import (
     WORKER_DESCRIPTORS,
@@ -70,7 +71,8 @@ def main(control_fd: int, options_json: str) -> None:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(control, app, libc)
     zygote.say(ZygoteReady(failures=failures))
-    zygote.serve()
+    # Its workers run user code from here.
+    with_room(zygote.serve)
 
 
 class Zygote:

@@ -442,3 +442,28 @@ def test_many_cells_sent_at_once_run_in_order(kernel: Client) -> None:
     assert [cell.wait().text for cell in cells] == [str(n) for n in range(50)]
     assert kernel.evaluate("ran == list(range(50))") == "True"
     assert [cell.execution_count for cell in cells] == list(range(2, 52))
+
+
+MEMORY_BY_DEPTH = """
+import resource
+def leaf(a, b, c):
+    x = y = z = a
+    return x
+def loop():
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(3000):
+        leaf(1, 2, 3)
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+def at(depth):
+    return at(depth - 1) if depth else loop()
+def unlucky():
+    return [depth for depth in range(400) if at(depth) >= 3000]
+"""
+"""Where each call maps memory anew, because CPython's chunk of frames ends there."""
+
+
+@only_capsule("it has such depths")
+def test_at_no_depth_does_a_call_map_memory_each_time(shared_kernel: Client) -> None:
+    shared_kernel.run(MEMORY_BY_DEPTH)
+    assert shared_kernel.evaluate("unlucky()") == "[]"
+    assert shared_kernel.run("await __import__('asyncio').sleep(0)\nunlucky()").text == "[]"
