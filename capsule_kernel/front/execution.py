@@ -315,6 +315,10 @@ class Executions:
         session.drain_descriptors()
         cell = running.cell
         self._count = message.next_count
+        self._running = None
+        is_stopped = message.status == "error" and cell.content.stop_on_error
+        # The worker runs the next cell while this one's end is published.
+        following = None if is_stopped or _changes_worker(message) else self._dispatch()
         if message.attempt is not None and message.attempt.event is AttemptEvent.DISCARDED:
             self._say_undone(running, self._branches.discard(message.attempt.serial), "%attempt")
         elif message.undo:
@@ -329,7 +333,7 @@ class Executions:
             self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
             if message.output is not None:
                 self._history.note_output(running.count, message.output, is_logged=message.logs_output)
-        if message.status == "error" and cell.content.stop_on_error:
+        if is_stopped:
             self.abort_queued()
         if message.exiting and not message.keep_kernel:
             self._on_exit()
@@ -338,7 +342,10 @@ class Executions:
             self._session = None
             self._on_retire("%reset --worker asked for a fresh one")
         self._on_first_done()
-        self._next()
+        if following is not None:
+            self._announce(following)
+        else:
+            self._next()
 
     def _undo(self, running: _Running, cells: int) -> None:
         """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
@@ -413,11 +420,17 @@ class Executions:
     # --- what is decided ---------------------------------------------------------------------------------------------
 
     def _next(self) -> None:
+        running = self._dispatch()
+        if running is not None:
+            self._announce(running)
+
+    def _dispatch(self) -> _Running | None:
+        """Have the worker begin with the next cell, if it can; return it. Nothing is said of it yet: see `_announce`."""
         session = self._session
         if self._running is not None or not self._queue or session is None or session.phase is not Phase.IDLE:
-            return
+            return None
         if self._holds:
-            return
+            return None
         cell = self._queue.popleft()
         request, content = cell.request, cell.content
         running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
@@ -436,11 +449,15 @@ class Executions:
                 cell_id=_cell_id(request.message.raw_metadata),
             )
         )
-        # The worker has it: whatever is done from here on, it does not wait for.
+        return running
+
+    def _announce(self, running: _Running) -> None:
+        """Say that a cell runs, to its promise and on iopub, before anything that its worker says of it is read."""
+        request, content = running.cell.request, running.cell.content
         self._bridge.begin(
             request.serial,
             content.code,
-            self._count,
+            running.count,
             is_recorded=self._stores(content),
             execution_id=_execution_id(request.message.raw_metadata),
         )
@@ -449,7 +466,7 @@ class Executions:
         if not content.silent:
             self._iopub.publish(
                 "execute_input",
-                encode_json({"code": content.code, "execution_count": self._count}),
+                encode_json({"code": content.code, "execution_count": running.count}),
                 parent=request.parent,
             )
         if not content.silent:
@@ -474,7 +491,8 @@ class Executions:
         if running.tick is not None:
             running.tick.cancel()
         request = running.cell.request
-        self._running = None
+        if self._running is running:
+            self._running = None
         self._iopub.release()
         self._iopub.busy_parent = None
         self._replies.send(request, "execute_reply", content, metadata=self._metadata(status, running.started, report))
@@ -516,6 +534,11 @@ class Executions:
             return
         self._is_paused = False
         session.resume()
+
+
+def _changes_worker(message: Done) -> bool:
+    """Return whether a cell asked for more than the next one: another worker, another state, or the kernel's end."""
+    return bool(message.exiting or message.replace_worker or message.undo or message.attempt is not None)
 
 
 def _error_content(ename: str, evalue: str, traceback: list[str]) -> dict[str, Any]:
