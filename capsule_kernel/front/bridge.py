@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _OPEN_AFTER_S = 1.0
 _WRITE_AFTER_S = 0.05
-_EARLY_MAX = 1000
+_BURST = 20
+_POSTPONED_MAX = 40
+"""While more notes than that come in an interval, one cell after another waits for this process: they are written when
+that ends, or after so many intervals."""
+_EARLY_MAX = 4000
 _OVER_KEPT = 100
 _PAGE = 1000
 _STOP_S = 1.0
@@ -92,6 +96,8 @@ class ResonateProtocolBridge:
         self._opening: asyncio.Task[Promises | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._early: list[_Begun | _Ended] = []
+        self._looked_at = 0
+        self._postponed = 0
         self._lost = 0
         self._count = 0
         self._newest = _Execution(f"{kernel_id}-0", 0, is_recorded=False)
@@ -209,8 +215,10 @@ class ResonateProtocolBridge:
 
     def _note(self, note: _Begun | _Ended) -> None:
         if len(self._early) >= _EARLY_MAX:
-            self._lost += 1
-            return
+            if self._promises is None:
+                self._lost += 1
+                return
+            self._write_early(self._promises)
         self._early.append(note)
         if self._timer is None:
             wait_s = _OPEN_AFTER_S if self._promises is None else _WRITE_AFTER_S
@@ -220,6 +228,11 @@ class ResonateProtocolBridge:
         """Hand over what was noted; nobody waits for it by now."""
         self._timer = None
         if self._promises is not None:
+            came, self._looked_at = len(self._early) - self._looked_at, len(self._early)
+            if came > _BURST and self._postponed < _POSTPONED_MAX:
+                self._postponed += 1
+                self._timer = self._loop.call_later(_WRITE_AFTER_S, self._carry_out)
+                return
             self._write_early(self._promises)
         elif self._opening is None and not self._is_stopped:
             self._opening = self._loop.create_task(self._open())
@@ -243,6 +256,7 @@ class ResonateProtocolBridge:
 
     def _write_early(self, promises: Promises) -> None:
         early, self._early = self._early, []
+        self._looked_at = self._postponed = 0
         for note in early:
             self._write(promises, note)
 
