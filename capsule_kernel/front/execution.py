@@ -425,7 +425,7 @@ class Executions:
             self._announce(running)
 
     def _dispatch(self) -> _Running | None:
-        """Have the worker begin with the next cell, if it can; return it. Nothing is said of it yet: see `_announce`."""
+        """Have the worker begin with the next cell, if it can; return it, for `_announce` to say so."""
         session = self._session
         if self._running is not None or not self._queue or session is None or session.phase is not Phase.IDLE:
             return None
