@@ -1,6 +1,7 @@
 """A new worker inside the living kernel: from the idle of the cell that killed the old one to that of the next cell.
 
-Capsule only: the peers have no worker to replace.
+Capsule only: the peers have no worker to replace. Without snapshots: one of them would take over, and neither a spare
+nor the zygote be asked (how long that takes is a row of its own).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
     from tests.bench.client import Client
     from tests.bench.run import Run
 
+_NO_SNAPSHOTS = "--CapsuleKernel.snapshots=0"
 _NO_SPARE = "--CapsuleKernel.spare_workers=0"
 _PANDAS = "--CapsuleKernel.preload=['pandas']"
 VARIANTS = {
-    "worker_spare": ((), "x = 1"),
-    "worker_zygote": ((_NO_SPARE,), "x = 1"),
-    "worker_pandas": ((_NO_SPARE, _PANDAS), "import pandas"),
+    "worker_spare": ((_NO_SNAPSHOTS,), "x = 1"),
+    "worker_zygote": ((_NO_SNAPSHOTS, _NO_SPARE), "x = 1"),
+    "worker_pandas": ((_NO_SNAPSHOTS, _NO_SPARE, _PANDAS), "import pandas"),
 }
 
 
