@@ -11,15 +11,18 @@ Source: `push_chunk` and `_PyThreadState_PopFrame` in CPython's `Python/pystate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import FunctionType
+from typing import cast
 
 # Chunks grow by doubling: one of a megabyte, for a frame that is a little longer than a half.
 _SLOTS = (1 << 19) // 8 + 64
 
 
-def with_room[**P, T](function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what `function` does, called where some thousand frames have room in one chunk."""
-    return function(*args, **kwargs)
+def roomy[F](function: F) -> F:
+    """Have what `function` calls find room for some thousand frames in one chunk; for the bottom of a thread's stack.
 
-
-with_room.__code__ = with_room.__code__.replace(co_stacksize=_SLOTS)
+    No frame is added, so that as many are left for recursion as before.
+    """
+    plain = cast("FunctionType", function)
+    plain.__code__ = plain.__code__.replace(co_stacksize=_SLOTS)
+    return function

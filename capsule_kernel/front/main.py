@@ -25,7 +25,7 @@ from capsule_kernel.front.connection import (
 )
 from capsule_kernel.sessions.process import SpawnedZygote, fork_zygote
 from capsule_kernel.settings import Launch, load_launch
-from capsule_kernel.stack import with_room
+from capsule_kernel.stack import roomy
 from capsule_kernel.wire.worker_messages import ZygoteOptions
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
         return _FAILURE
 
 
+@roomy
 def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) -> int:
     session = ids.new_session()
     if launch.connection_file:
@@ -99,7 +100,7 @@ def _run(launch: Launch, zygote_options: ZygoteOptions, spawned: SpawnedZygote) 
             sys.stdout.flush()
 
     try:
-        return with_room(loop.run_until_complete, _serve(kernel, spawned, announce))
+        return loop.run_until_complete(_serve(kernel, spawned, announce))
     finally:
         if is_ours:
             with contextlib.suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ import comm
 import msgspec
 from comm.base_comm import BaseComm, CommManager
 
-from capsule_kernel.stack import with_room
+from capsule_kernel.stack import roomy
 from capsule_kernel.wire.worker_messages import Comm, CommHandled, HandleWhileBlocked
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
@@ -181,11 +181,10 @@ class CommDelivery:
     def help_out(self) -> None:
         """Handle in a helper thread what was offered and the main thread has not taken; called in the reader thread."""
         if self._helper is None or not self._helper.is_alive():
-            self._helper = threading.Thread(
-                target=with_room, args=(self._handle_offered,), name="capsule-comm", daemon=True
-            )
+            self._helper = threading.Thread(target=self._handle_offered, name="capsule-comm", daemon=True)
             self._helper.start()
 
+    @roomy
     def _handle_offered(self) -> None:
         while self._offered:
             try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
-from capsule_kernel.stack import with_room
+from capsule_kernel.stack import roomy
 from capsule_kernel.worker import output
 from capsule_kernel.worker.compiling import ExecutionMode, detect_mode, may_warn
 from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled, spare
@@ -198,9 +198,10 @@ class ThreadedExecutor:
         loop = self._coordinator.ensure_event_loop()
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
+        @roomy
         def work() -> None:
             try:
-                future.set_result(with_room(function))
+                future.set_result(function())
             except ExecutionCancelled:
                 future.set_exception(KeyboardInterrupt())
             except BaseException as exc:  # noqa: BLE001 - the thread's top: the caller gets it

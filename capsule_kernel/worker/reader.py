@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, assert_never
 
 from capsule_kernel.errors import ProtocolError
-from capsule_kernel.stack import with_room
+from capsule_kernel.stack import roomy
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     Answer,
@@ -100,7 +100,7 @@ class Reader:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread = threading.Thread(target=with_room, args=(self._run,), name="capsule-reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="capsule-reader", daemon=True)
         hide_thread(self._thread)
         self._thread.start()
 
@@ -115,6 +115,7 @@ class Reader:
             self._is_publishing = True
             os.eventfd_write(self._wake_fd, 1)
 
+    @roomy
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         decoder = FrameDecoder()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from capsule_kernel.stack import with_room
+from capsule_kernel.stack import roomy
 from capsule_kernel.wire.framing import FrameDecoder, encode_frames
 from capsule_kernel.wire.worker_messages import (
     WORKER_DESCRIPTORS,
@@ -71,8 +71,7 @@ def main(control_fd: int, options_json: str) -> None:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     zygote = Zygote(control, app, libc)
     zygote.say(ZygoteReady(failures=failures))
-    # Its workers run user code from here.
-    with_room(zygote.serve)
+    zygote.serve()
 
 
 class Zygote:
@@ -91,6 +90,7 @@ class Zygote:
         """Tell the front something."""
         self._control.sendall(encode_frames(encode(message)))
 
+    @roomy  # workers run user code from here
     def serve(self) -> None:
         """Serve until the front closes the socket."""
         poll = select.poll()

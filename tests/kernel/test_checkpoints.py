@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -64,7 +65,9 @@ def told(kernel: Client, code: str) -> str:
 def kill_all(kernel: Client) -> None:
     """End the front and every worker at once, as a machine that loses its power does."""
     for pid in kernel.process.processes():
-        os.kill(pid, signal.SIGKILL)
+        # One may have come to its end since they were listed.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     kernel.process.wait_exit()
     kernel.process.wait_gone()
     kernel.close()
