@@ -16,12 +16,12 @@ import random
 import stat
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from capsule_kernel.quiet import ignoring
 from capsule_kernel.state import file_locks
 from capsule_kernel.state.file_locks import FileLock
 from capsule_kernel.state.libraries import Libraries
@@ -83,8 +83,7 @@ def fork_snapshot() -> tuple[Role, int]:
     _libraries.pause_openmp()
     # CPython reseeds the module's generator in a fork's child; a snapshot has to go on where the worker was.
     state = random.getstate()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with ignoring(DeprecationWarning):
         helper = os.fork()
         if helper:
             return Role.WORKER, helper

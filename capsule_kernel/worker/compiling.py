@@ -23,12 +23,13 @@ import linecache
 import os
 import re
 import struct
-import warnings
 from collections import OrderedDict
 from types import CodeType
 from typing import Any
 
 from IPython.core.compilerop import CachingCompiler
+
+from capsule_kernel.quiet import ignoring
 
 PyCF_ALLOW_TOP_LEVEL_AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 CELL_NAME_SEED = 0xC70F6907
@@ -59,9 +60,8 @@ def detect_mode(source: str) -> ExecutionMode:
             else ExecutionMode.SIMPLE_SYNC
         )
     try:
-        with warnings.catch_warnings():
-            # The one who compiles it says them.
-            warnings.simplefilter("ignore", SyntaxWarning)
+        # The one who compiles it says them.
+        with ignoring(SyntaxWarning):
             tree = ast.parse(source)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return ExecutionMode.UNKNOWN

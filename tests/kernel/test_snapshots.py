@@ -72,6 +72,17 @@ def test_open_files_have_their_offset_after_a_crash(kernel_with_snapshots: Clien
     assert kernel.evaluate("os.lseek(file.fileno(), 0, os.SEEK_CUR)") == "2"
 
 
+def test_a_warning_that_was_shown_is_not_shown_again_after_a_snapshot(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    kernel.run(
+        "import types, warnings\nlibrary = types.ModuleType('library')\n"
+        "exec(\"import warnings\\ndef warns(): warnings.warn('once for each place')\", vars(library))"
+    )
+    assert "once for each place" in kernel.run("library.warns(); x = 1").stderr
+    run_and_wait_for_snapshot(kernel, "x = 2")
+    assert kernel.run("async def f(): pass\nawait f()\nlibrary.warns()").stderr == ""
+
+
 def test_random_streams_go_on_after_a_crash(kernel_with_snapshots: Client) -> None:
     kernel = kernel_with_snapshots
     run_and_wait_for_snapshot(kernel, "import random; random.seed(7); first = random.random()")
