@@ -20,4 +20,6 @@ def ignoring(category: type[Warning]) -> Iterator[None]:
     try:
         yield
     finally:
-        filters.remove(entry)  # type: ignore[attr-defined]
+        # Unless somebody has reset them.
+        with contextlib.suppress(ValueError):
+            filters.remove(entry)  # type: ignore[attr-defined]

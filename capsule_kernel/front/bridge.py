@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _OPEN_AFTER_S = 1.0
 _WRITE_AFTER_S = 0.05
 _BURST = 20
-_POSTPONED_MAX = 40
+_POSTPONED_MAX = 20
 """While more notes than that come in an interval, one cell after another waits for this process: they are written when
 that ends, or after so many intervals."""
 _EARLY_MAX = 4000

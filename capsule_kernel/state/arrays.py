@@ -69,6 +69,18 @@ def _subclass(made: Any, pickler: RecordPickler) -> Any:
     return rebuild.view_as, (type(made), _view(made, base)[1]), vars(made), None, None, rebuild.fill_dict
 
 
+def _masked(made: Any, pickler: RecordPickler) -> Any:
+    base = _base_of(made)
+    if isinstance(base, mmap.mmap) or made.dtype.hasobject:
+        return NotImplemented
+    own = vars(made)
+    if pickler.is_view(base, made):
+        return rebuild.view_as, (type(made), _view(made, base)[1]), own, None, None, rebuild.fill_dict
+    data = sys.modules["numpy"].ascontiguousarray(made.data)
+    args = (_bytes_of(data, "C"), data.dtype, made.shape, "C", made.flags.writeable)
+    return rebuild.array_as, (type(made), args), own, None, None, rebuild.fill_dict
+
+
 def _has_buffer(base: Any) -> bool:
     return not hasattr(base, "dtype") or base.dtype.kind in "biufc"
 
@@ -135,6 +147,8 @@ def _index(index: Any, _pickler: RecordPickler) -> Any:
 def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None:
     """Return the reducer that a class of numpy or pandas inherits."""
     numpy = sys.modules.get("numpy")
+    if cls.__qualname__ == "MaskedArray" and cls.__module__.startswith("numpy.ma"):
+        return _masked
     if numpy is not None and issubclass(cls, numpy.ndarray) and not issubclass(cls, numpy.memmap):
         return _subclass if cls.__reduce__ is numpy.ndarray.__reduce__ else None
     if cls.__module__.partition(".")[0] != "pandas":

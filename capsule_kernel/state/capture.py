@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
+
 from capsule_kernel.state.chunks import cut_buffer, cut_stream, fast_hash, without_frames
 from capsule_kernel.state.kinds import describe
 from capsule_kernel.state.linker import Linker, Node
@@ -84,6 +86,8 @@ class _Written(NamedTuple):
     record: bytes
     copy: int
     size_bytes: int
+    content: bytes
+    """The record's name if no reference below it told copies apart: it stays when an equal object comes or goes."""
 
 
 class _Writer:
@@ -123,9 +127,15 @@ class _Writer:
             blobs.append(Buffer(len(blob), True, chunks))
             size += len(blob)
             yield from added
-        data = encode_record(Record(inline, names, buffers, blobs, [self._reference(i) for i in node.references]))
+        references = [self._reference(identity) for identity in node.references]
+        record = Record(inline, names, buffers, blobs, references)
+        data = encode_record(record)
         name = content_name(data)
-        self._written[node] = _Written(name, self._copies[name], size)
+        plain = [Reference(self._content(i), made.member) for i, made in zip(node.references, references, strict=True)]
+        content = name
+        if plain != references:
+            content = content_name(encode_record(msgspec.structs.replace(record, references=plain)))
+        self._written[node] = _Written(name, self._copies[name], size, content)
         if node.has_identity:
             self._copies[name] += 1
         if name not in self._known.records:
@@ -145,6 +155,7 @@ class _Writer:
             shape=shape,
             size_bytes=written.size_bytes,
             note="; ".join(sorted(node.notes)),
+            content=b"" if written.content == written.record else written.content,
         )
 
     def _inherit_failure(self, node: Node) -> None:
@@ -159,6 +170,9 @@ class _Writer:
         node, member = self._linker.node_of(identity)
         written = self._written[node]
         return Reference(written.record, member, written.copy)
+
+    def _content(self, identity: int) -> bytes:
+        return self._written[self._linker.node_of(identity)[0]].content
 
     def _chunks(self, pieces: Iterator[memoryview], added: list[Chunk]) -> bytes:
         names = []

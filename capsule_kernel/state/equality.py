@@ -7,6 +7,7 @@ was restored, and by tests.
 from __future__ import annotations
 
 import enum
+import inspect
 import math
 import sys
 import types
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from capsule_kernel.state.pickler import RecordPickler
 
 _MAX = 10
+_OBJECT_GETSTATE = vars(object)["__getstate__"]
 _PASSING = {
     # What is drawn, and computed, once more when it is needed; the next number of a callback.
     "matplotlib": frozenset({"_stale", "_invalid", "_cid_gen"}),
@@ -98,7 +100,8 @@ class _Comparison:
         elif isinstance(left, enum.Enum):
             self._add(path, [left._name_, left._value_], [right._name_, right._value_])
         elif cls is types.BuiltinMethodType and not isinstance(left.__self__, types.ModuleType | type(None)):
-            self._add(path, [left.__name__, left.__self__], [right.__name__, right.__self__])
+            one, other = ([each.__name__, each.__self__, _is_own(each)] for each in (left, right))
+            self._add(path, one, other)
         elif kind_of(cls) in {Kind.ATOM, Kind.TEXT}:
             if left != right and not (left != left and right != right):  # noqa: PLR0124 - not-a-time is not itself
                 self._differ(path, left, right)
@@ -112,8 +115,6 @@ class _Comparison:
             self._attributes(path, left, right)
         elif cls.__module__ == "numpy" and cls.__qualname__ == "ndarray":
             self._arrays(path, left, right)
-        elif cls.__module__.startswith("numpy.ma") and cls.__qualname__ == "MaskedArray":
-            self._masked(path, left, right)
         elif hasattr(left, "equals") and cls.__module__.partition(".")[0] == "pandas":
             self._frames(path, left, right)
         else:
@@ -157,18 +158,14 @@ class _Comparison:
                 self._differ(f"{path}.{name}", getattr(left, name), getattr(right, name))
                 return
         # An array with gaps, in memory that it alone looks at, comes back without them, as from numpy's own pickling.
-        is_dense = left.flags["C_CONTIGUOUS"] or left.flags["F_CONTIGUOUS"]
-        for name in ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE") if is_dense else ("WRITEABLE",):
+        has_gaps = not (left.flags["C_CONTIGUOUS"] or left.flags["F_CONTIGUOUS"]) and type(left.base) is type(left)
+        for name in ("WRITEABLE",) if has_gaps else ("C_CONTIGUOUS", "F_CONTIGUOUS", "WRITEABLE"):
             if left.flags[name] != right.flags[name]:
                 self._differ(f"{path}.flags.{name}", left.flags[name], right.flags[name])
         if left.dtype.hasobject:
             self._sequences(path, left.ravel().tolist(), right.ravel().tolist())
         elif numpy.ascontiguousarray(left).tobytes() != numpy.ascontiguousarray(right).tobytes():
             self._differ(path, "an array", "other content")
-
-    def _masked(self, path: str, left: Any, right: Any) -> None:
-        for name in ("data", "mask", "fill_value", "hardmask"):
-            self._add(f"{path}.{name}", getattr(left, name), getattr(right, name))
 
     def _frames(self, path: str, left: Any, right: Any) -> None:
         if not left.equals(right):
@@ -247,8 +244,13 @@ def _parts(value: Any) -> Any:
     library = type(value).__module__.partition(".")[0]
     parts = [_unordered(part) for part in reduced[1]] if library in _UNORDERED else list(reduced[1])
     passing = _PASSING.get(library, frozenset())
+    is_own = library in _PASSING or inspect.getattr_static(type(value), "__getstate__", None) is _OBJECT_GETSTATE
     for extra in reduced[2:5]:
-        if isinstance(extra, dict) and all(isinstance(name, str) for name in extra):
+        is_own = (
+            vars(object)["__getstate__"] is inspect.getattr_static(type(value), "__getstate__", None)
+            or library in _PASSING
+        )
+        if isinstance(extra, dict) and is_own and all(isinstance(name, str) for name in extra):
             # An object's own dict: it is that of the object, whatever process it is in.
             own = _Attributes((name, part) for name, part in extra.items() if name not in passing)
             parts += [own] if own else []
@@ -258,7 +260,25 @@ def _parts(value: Any) -> Any:
             parts.append(list(extra) if hasattr(extra, "__next__") else extra)
         elif extra is not None:
             parts.append(extra)
+    if library == "matplotlib" and isinstance(getattr(value, "callbacks", None), dict):
+        parts.append(_connected(value.callbacks))
     return parts
+
+
+def _connected(callbacks: dict[str, dict[int, Any]]) -> list[str]:
+    """Return for which events matplotlib would call handlers of others: they are not pickled, and missed."""
+    found = []
+    for signal, references in callbacks.items():
+        for reference in references.values():
+            module = getattr(reference(), "__module__", None) or ""
+            if module.partition(".")[0] not in {"matplotlib", "mpl_toolkits", "matplotlib_inline"}:
+                found.append(signal)
+    return sorted(found)
+
+
+def _is_own(method: types.BuiltinMethodType) -> bool:
+    """Return whether a bound method is the one that its object has, and not the one of a class above."""
+    return bool(method == getattr(method.__self__, method.__name__, None))
 
 
 def _unordered(value: Any) -> Any:

@@ -65,6 +65,9 @@ class Loader:
             else:
                 stack.pop()
                 self._make(key, record)
+        if (wanted.record, wanted.copy) in self._objects:
+            # Of several that look the same one may have failed.
+            return ""
         return self._failures.get(wanted.record, "")
 
     def value(self, reference: Reference) -> Any:
@@ -104,7 +107,7 @@ class Loader:
         name = key[0]
         for reference in record.references:
             failure = self._failures.get(reference.record)
-            if failure is not None:
+            if failure is not None and (reference.record, reference.copy) not in self._objects:
                 self._failures[name] = failure
                 return
         try:

@@ -95,6 +95,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of its own record: what it shares with other names counts where it is stored."""
     note: str = ""
     """What is different about the restored value, for example that a cache starts empty."""
+    content: bytes = b""
+    """The name of the record as if nothing below it had a copy; empty where it is the record's own."""
 
 
 class Captured(msgspec.Struct, frozen=True, kw_only=True, tag="captured"):
@@ -216,16 +218,15 @@ def changes(previous: Captured | None, current: Captured) -> list[str]:
             lines.append(f"{name}: new")
         elif _looks(old) != _looks(entry):
             lines.append(f"{name}: {_looks(old)} → {_looks(entry)}")
-        elif not _is_same_content(old.value, entry.value):
+        elif _content(old) != _content(entry):
             lines.append(f"{name}: changed")
     lines += [f"{name}: deleted" for name in before if name not in current.names]
     return lines
 
 
-def _is_same_content(old: Reference | None, new: Reference | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    return (old.record, old.member) == (new.record, new.member)
+def _content(entry: Entry) -> tuple[bytes, int] | None:
+    """Return what a value is whichever copy it is, and whichever copies it holds."""
+    return None if entry.value is None else (entry.content or entry.value.record, entry.value.member)
 
 
 def _looks(entry: Entry) -> str:

@@ -173,6 +173,11 @@ def view_as(cls: type, args: tuple[Any, ...]) -> Any:
     return view(*args).view(cls)
 
 
+def array_as(cls: type, args: tuple[Any, ...]) -> Any:
+    """Return an array of a subclass that owns its memory."""
+    return array(*args).view(cls)
+
+
 def fill_dict(made: Any, state: dict[str, Any]) -> None:
     """Give an object its attributes."""
     vars(made).update(state)

@@ -60,11 +60,12 @@ class _Held:
         """Return what is held, and hold nothing; the caller has the stream's lock."""
         self.limit = 0
         self.is_waiting = False
+        # No call between: a signal's handler may print, and publish, in the middle of one.
         count = len(self.texts)
-        text = "".join(self.texts[:count])
+        taken = self.texts[:count]
         del self.texts[:count]
         self.characters = 0
-        return text
+        return "".join(taken)
 
 
 class OutStream(io.TextIOBase):
@@ -133,10 +134,11 @@ class OutStream(io.TextIOBase):
             detour.channel.send(Stream(parent=parent, name=self._stream, text=_utf8(text), flushed=True))
             return length
         with self._lock:
-            before = self._held
-            if before.parent != parent:
-                # Another first: nobody is to add to what is published.
-                self._held = _Held(parent)
+            if self._held.parent != parent:
+                fresh = _Held(parent)
+                # No call between: the handler of a signal may have printed, and changed it. Another one before anything
+                # is published: nobody is to add to that.
+                before, self._held = self._held, fresh
                 self._publish(before)
             self._held.texts.append(text)
             self._held.characters += len(text)

@@ -152,12 +152,12 @@ class Reader:
                     continue
 
     def _publish(self) -> None:
-        running = self._cancellation.serial
+        if not self._cancellation.serial:
+            # First: what is written from here on asks for this again.
+            self._is_publishing = False
         # The front publishes first what began to wait first.
         for stream in sorted((output.STDOUT, output.STDERR), key=lambda stream: stream.held_since):
             stream.hand_over()
-        if not running:
-            self._is_publishing = False
 
     def _handle(self, message: ToReader) -> None:
         match message:

@@ -58,8 +58,8 @@ def run_command(command: str) -> int:
 
 def _shell() -> str:
     """Return the path of `$SHELL`, else of `sh`: it stands before what the shell complains of."""
-    name = os.environ.get("SHELL", "sh")
-    path = shutil.which(name)
+    name = os.environ.get("SHELL") or "sh"
+    path = shutil.which(name) or (shutil.which("/bin/sh") if name == "sh" else None)
     if path is None:
         raise OSError(f"the shell {name!r} is not found: set SHELL to one that is there")
     return path

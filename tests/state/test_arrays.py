@@ -7,6 +7,10 @@ import pytest
 from tests.state.conftest import Journey
 
 NUMPY = {
+    "a masked array and what it looks at share memory and masks": (
+        "import numpy as np\nx = np.arange(4.); m = np.ma.array(x, mask=[0, 1, 0, 0]); n = m[1:]; n.units = 'm'; a = np.ma.array([1])",
+        "x[3] = 9; assert m[3] == 9 and n.tolist() == [None, 2, 9] and n.units == 'm' and a.mask is np.ma.nomask",
+    ),
     "a view writes to its base": (
         "a = np.arange(20.).reshape(4, 5); row = a[1]; col = a[:, 2]; rev = a[::-1, ::2]",
         "row[:] = 7; assert a[1, 0] == 7; col[0] = 9; assert a[0, 2] == 9; assert rev[-1, 1] == 9 and rev.strides == (-40, 16)",

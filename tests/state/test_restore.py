@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 import pytest
 
 from capsule_kernel.errors import ManifestRejected
 from capsule_kernel.state.manifest import Captured, Entry, changes
 from capsule_kernel.state.restore import check_python
+from capsule_kernel.state.store import Store
+from tests.state.checkpoints import take
 from tests.state.conftest import Journey
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_an_exact_restore_leaves_that_moments_names_only(journey: Journey) -> None:
@@ -95,3 +102,16 @@ def test_changes_are_told_by_extent_and_name() -> None:
     ]
     assert changes(None, captured(x="1")) == ["x: new"]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(captured(x="1")), type=Captured) == captured(x="1")
+
+
+def test_a_twin_that_goes_is_no_change_of_what_stays(tmp_path: Path) -> None:
+    with Store(tmp_path / "store") as store:
+        twin: list[Any] = []
+        values: dict[str, Any] = {"a": [], "b": twin, "c": {"b": twin}}
+        first = store.manifest(take(store, values)).captured
+        del values["a"]
+        second = store.manifest(take(store, values)).captured
+        values["c"]["more"] = 1
+        third = store.manifest(take(store, values)).captured
+    assert changes(first, second) == ["a: deleted"]
+    assert [line.partition(":")[0] for line in changes(second, third)] == ["c"]

@@ -55,7 +55,10 @@ LIBRARIES = {
         "import numpy as np, statsmodels.api as sm\nx = np.arange(20.)\n"
         "res = sm.OLS(x * 2 + np.sin(x), sm.add_constant(x)).fit(); text = str(res.summary())"
     ),
-    "masked arrays": "import numpy as np\nm = np.ma.masked_less(np.arange(5.), 2)",
+    "masked arrays": (
+        "import numpy as np\nx = np.arange(5.); m = np.ma.array(x, mask=x < 2); n = np.ma.array([1, 2]); n.units = 'm'\n"
+        "o = np.ma.masked_less(np.arange(6).reshape(2, 3).T, 2); o.fill_value = 7; p = o[1:]"
+    ),
     "bound builtin methods": "kept = [1]; add = kept.append; also = {'a': kept.pop}",
     "arrays with gaps": "import numpy as np\ngaps = np.arange(12.).reshape(3, 4)[:, 1]; hull = gaps[::2]; del gaps",
 }
@@ -92,6 +95,14 @@ def test_what_loads_as_something_else_is_not_verified(journey: Journey) -> None:
 class _Point:
     def __init__(self, x: Any) -> None:
         self.x = x
+
+
+class _Rows:
+    def __init__(self, rows: dict[str, int]) -> None:
+        self.rows = rows
+
+    def __getstate__(self) -> dict[str, int]:
+        return self.rows
 
 
 SHARED: list[int] = []
@@ -176,6 +187,21 @@ def test_masked_arrays_are_compared_with_mask_and_fill_value() -> None:
     assert differences(masked, masked.copy()) == []
     assert differences(masked, np.ma.array([1, 2, 3], mask=[0, 0, 1]))
     assert differences(masked, np.ma.array([1, 2, 3], mask=[0, 1, 0], fill_value=7))
+    other = masked.copy()
+    other.units = "m"
+    assert differences(masked, other)
+
+
+def test_the_order_of_what_a_class_writes_down_itself_counts() -> None:
+    assert differences(_Point([1]), _Point([1])) == []
+    assert differences(_Rows({"a": 1, "b": 2}), _Rows({"a": 1, "b": 2})) == []
+    assert differences(_Rows({"a": 1, "b": 2}), _Rows({"b": 2, "a": 1}))
+
+
+def test_a_figure_without_a_handler_that_was_connected_is_not_the_same() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    figure.canvas.mpl_connect("button_press_event", print)
+    assert differences(figure, pickle.loads(pickle.dumps(figure)))
 
 
 def test_bound_builtin_methods_are_compared_with_their_object() -> None:
