@@ -170,7 +170,9 @@ class Executions:
         """Queue an `execute_request`; one that cannot be understood is answered with an error at once."""
         try:
             content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            # What the worker's link has no form for is refused before anything runs.
+            msgspec.msgpack.encode(content.user_expressions)
+        except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as exc:
             with self._iopub.handling(request.parent):
                 self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
             return

@@ -194,6 +194,8 @@ def test_an_unknown_message_type_leaves_the_kernel_well(channel: str, shared_ker
         ("execute_request", {}),
         ("execute_request", {"code": 7}),
         ("execute_request", {"code": None, "silent": "yes"}),
+        ("execute_request", {"code": "1", "user_expressions": {"a": 2**70}}),
+        ("execute_request", {"code": "1", "user_expressions": {"a": 1, "b": ["c"]}}),
         ("complete_request", {"code": "imp"}),
         ("complete_request", {"code": "imp", "cursor_pos": 10**9}),
         ("complete_request", {"code": "imp", "cursor_pos": -5}),
