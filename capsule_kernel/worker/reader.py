@@ -33,7 +33,7 @@ from capsule_kernel.wire.worker_messages import (
     ToReader,
     decode_to_reader,
 )
-from capsule_kernel.worker import inspection, output, parents
+from capsule_kernel.worker import inspection, output, parents, tracebacks
 from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.debugging import Debugging, hide_thread
@@ -78,6 +78,7 @@ class Reader:
         # The newest execution that the front has sent a tick for.
         self._ticked = 0
         self._thread: threading.Thread | None = None
+        self._is_cold = tracebacks.is_cold()
         # Held by the thread while it does anything but wait, and by whoever forks.
         self._at_work = threading.Lock()
 
@@ -125,9 +126,13 @@ class Reader:
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
         while True:
-            ready = poll.poll(self._interval_ms if self._is_publishing or self._comms.has_offers else None)
+            ready = poll.poll(self._patience_ms())
             if not ready:
                 with self._at_work:
+                    if self._is_cold:
+                        self._is_cold = False
+                        with contextlib.suppress(MemoryError):
+                            tracebacks.warm_grammar()
                     if self._comms.has_offers:
                         self._comms.help_out()
                     if self._is_publishing:
@@ -150,6 +155,11 @@ class Reader:
                 except MemoryError:
                     # That request gets no answer, for which the front has a deadline.
                     continue
+
+    def _patience_ms(self) -> int | None:
+        if self._is_publishing or self._comms.has_offers:
+            return self._interval_ms
+        return tracebacks.WARM_AFTER_MS if self._is_cold else None
 
     def _publish(self) -> None:
         if not self._cancellation.serial:

@@ -36,8 +36,7 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
         except Exception as exc:  # noqa: BLE001 - a module of the user's choice; the worker starts without it
             failures.append(f"cannot preload {name!r}: {type(exc).__name__}: {exc}")
     app.prepare_workers()
-    # Before the first fork: afterwards each process would have the machinery to itself, some 8 MiB.
-    tracebacks.warm(app.shell)
+    tracebacks.prepare()
     # A collection in a fork would copy every page that holds a collectable object.
     gc.freeze()
     gc.enable()

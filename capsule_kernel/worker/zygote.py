@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import select
 import signal
@@ -93,6 +94,8 @@ class Zygote:
     @roomy  # workers run user code from here
     def serve(self) -> None:
         """Serve until the front closes the socket."""
+        from capsule_kernel.worker import tracebacks  # imported by `prepare`
+
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         # Adopted children have no pidfd here: their ends show as SIGCHLD.
@@ -101,9 +104,15 @@ class Zygote:
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         poll.register(ends, select.POLLIN)
         self._own = (ends, wakeup)
+        idle_ms: int | None = tracebacks.WARM_AFTER_MS
         try:
             while True:
-                for descriptor, _ in poll.poll():
+                ready = poll.poll(idle_ms)
+                if not ready:
+                    idle_ms = None
+                    tracebacks.warm(self._app.shell)
+                    gc.freeze()
+                for descriptor, _ in ready:
                     if descriptor == self._control.fileno():
                         if not self._receive():
                             return
