@@ -46,6 +46,9 @@ class CapsuleComm(BaseComm):
         Raises:
             OutputTooLarge: the message exceeds `CapsuleKernel.max_output_bytes`.
         """
+        if isinstance(data, dict) and "msg_id" in (data.get("state") or ()):
+            # An Output widget takes up, or leaves, what this cell shows.
+            self.kernel.captures_output = True
         self.kernel.shell.outlet.publish(
             msg_type,
             {"data": {} if data is None else data, "comm_id": self.comm_id, **keys},

@@ -88,6 +88,7 @@ class WorkerKernel:
         self.executor: Executor | None = None
         self.replace_worker = False
         self.undo = 0
+        self.captures_output = False
         self.attempts = Attempts()
         self.checkpoints: Checkpoints | None = None
         self.report: dict[str, Any] = {}

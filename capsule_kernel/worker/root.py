@@ -61,6 +61,9 @@ _READ_BYTES = 1 << 18
 _HISTORY_DEADLINE_S = 5.0
 _READ_IN_NEED_BYTES = 1 << 12
 _RESERVE_BYTES = 1 << 20
+_CAPTURE_S = 0.01
+"""Between what an Output widget took up and the end of its cell. nbclient answers each such output on its shell socket,
+and misses a reply that comes in while it does (pyzmq's asynchronous sockets lose an edge): it would wait for ever."""
 _OUT_OF_MEMORY = b"MemoryError: the worker had no memory left to go on.\n"
 _OUT_OF_MEMORY_STATUS = 70
 _PR_SET_PDEATHSIG = 1
@@ -324,6 +327,11 @@ class Worker:
 
     def _send_end(self, done: Done) -> None:
         """Send what the streams hold and the end of the cell, in one write."""
+        if self.kernel.captures_output:
+            self.kernel.captures_output = False
+            for stream in self._streams:
+                stream.flush()
+            time.sleep(_CAPTURE_S)
         messages: list[FromWorker] = []
         for name, stream in zip(("stdout", "stderr"), self._streams, strict=True):
             current = getattr(sys, name, None)
