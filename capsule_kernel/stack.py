@@ -19,7 +19,10 @@ _SLOTS = (1 << 19) // 8 + 64
 
 
 def roomy[F](function: F) -> F:
-    """Have what `function` calls find room for some thousand frames in one chunk; for the bottom of a thread's stack.
+    """Have what `function` calls find room for some thousand frames in one chunk.
+
+    For the bottom of a main thread's stack: a thread that is started where user code has left no memory could not have
+    its megabyte.
 
     No frame is added, so that as many are left for recursion as before.
     """

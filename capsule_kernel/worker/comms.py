@@ -17,7 +17,6 @@ import comm
 import msgspec
 from comm.base_comm import BaseComm, CommManager
 
-from capsule_kernel.stack import roomy
 from capsule_kernel.wire.worker_messages import Comm, CommHandled, HandleWhileBlocked
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
@@ -187,7 +186,6 @@ class CommDelivery:
             self._helper = threading.Thread(target=self._handle_offered, name="capsule-comm", daemon=True)
             self._helper.start()
 
-    @roomy
     def _handle_offered(self) -> None:
         while self._offered:
             try:

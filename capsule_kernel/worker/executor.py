@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from IPython.core.interactiveshell import ExecutionInfo, ExecutionResult
 
-from capsule_kernel.stack import roomy
 from capsule_kernel.worker import output
 from capsule_kernel.worker.compiling import ExecutionMode, detect_mode, may_warn
 from capsule_kernel.worker.interrupt import ExecutionCancellation, ExecutionCancelled, spare
@@ -198,7 +197,6 @@ class ThreadedExecutor:
         loop = self._coordinator.ensure_event_loop()
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
-        @roomy
         def work() -> None:
             try:
                 future.set_result(function())

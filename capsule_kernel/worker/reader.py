@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, assert_never
 
 from capsule_kernel.errors import ProtocolError
-from capsule_kernel.stack import roomy
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
     Answer,
@@ -116,7 +115,6 @@ class Reader:
             self._is_publishing = True
             os.eventfd_write(self._wake_fd, 1)
 
-    @roomy
     def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         decoder = FrameDecoder()
@@ -131,7 +129,9 @@ class Reader:
                 with self._at_work:
                     if self._is_cold:
                         self._is_cold = False
-                        with contextlib.suppress(MemoryError):
+                        # Where user code has left no memory, pygments has several words for that. The first traceback
+                        # will try again.
+                        with contextlib.suppress(Exception):
                             tracebacks.warm_grammar()
                     if self._comms.has_offers:
                         self._comms.help_out()

@@ -17,7 +17,6 @@ import threading
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from capsule_kernel.stack import roomy
 from capsule_kernel.wire.worker_messages import DoneBeside, ExecuteBeside
 from capsule_kernel.worker import parents
 from capsule_kernel.worker.channel import Channel
@@ -74,7 +73,6 @@ class SubshellExecutor:
             error = {"ename": "NoThread", "evalue": str(exc), "traceback": [f"NoThread: {exc}"]}
             self._end(message, {"status": "error", **error})
 
-    @roomy
     def _run(self, message: ExecuteBeside, context: contextvars.Context) -> None:
         self._shell.note_request(message.serial, lambda: parents.request_of(message))
         self._kernel.thread.allow_stdin = message.allow_stdin
