@@ -330,4 +330,6 @@ def test_a_breakpoint_stops_a_subshell_s_cell(kernel: Client) -> None:
     assert session.where(thread) == [("<module>", 2)]
     session.go_on(thread)
     cell.succeeded()
-    session.events()
+    ended = {"reason": "exited", "threadId": thread}
+    # Its cell's thread: the event may come after all answers.
+    kernel.wait_until(lambda: any(each.content.get("body") == ended for each in session.events()), "the thread's end")
