@@ -169,12 +169,10 @@ class Executions:
     def submit(self, request: Request) -> None:
         """Queue an `execute_request`; one that cannot be understood is answered with an error at once."""
         try:
-            content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
-            # What the worker's link has no form for is refused before anything runs.
-            msgspec.msgpack.encode(content.user_expressions)
-        except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as exc:
+            content = read_execute(request)
+        except ValueError as exc:
             with self._iopub.handling(request.parent):
-                self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
+                self._replies.error(request, "execute_reply", "InvalidRequest", str(exc))
             return
         self._queue.append(_Cell(request=request, content=content))
         self._next()
@@ -536,6 +534,21 @@ class Executions:
             return
         self._is_paused = False
         session.resume()
+
+
+def read_execute(request: Request) -> ExecuteContent:
+    """Return the content of an `execute_request`.
+
+    Raises:
+        ValueError: it is none, or holds what the worker's link has no form for.
+    """
+    try:
+        content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
+        if content.user_expressions:
+            msgspec.msgpack.encode(content.user_expressions)
+    except (msgspec.MsgspecError, UnicodeError, OverflowError, RecursionError) as exc:
+        raise ValueError(f"content of execute_request: {exc}") from exc
+    return content
 
 
 def _changes_worker(message: Done) -> bool:

@@ -16,7 +16,7 @@ import msgspec
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.front.bridge import ResonateProtocolBridge
-from capsule_kernel.front.execution import ExecuteContent, error_name
+from capsule_kernel.front.execution import ExecuteContent, error_name, read_execute
 from capsule_kernel.front.iopub import IOPub
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request
@@ -113,10 +113,10 @@ class Subshells:
     def submit(self, request: Request) -> None:
         """Queue an `execute_request` whose subshell is known."""
         try:
-            content = msgspec.json.decode(request.message.raw_content, type=ExecuteContent)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+            content = read_execute(request)
+        except ValueError as exc:
             with self._iopub.handling(request.parent):
-                self._replies.error(request, "execute_reply", "InvalidRequest", f"content of execute_request: {exc}")
+                self._replies.error(request, "execute_reply", "InvalidRequest", str(exc))
             return
         subshell = self._known[request.message.header.subshell_id or ""]
         subshell.queue.append(_Cell(request=request, content=content))

@@ -6,24 +6,20 @@ made where nobody waits for it: in the zygote while it idles, in a worker that c
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from typing import Any
-
+from IPython.core.ultratb import AutoFormattedTB
 from pygments.lexers.python import PythonLexer
-
-_MODULES = ("stack_data", "executing", "pure_eval", "asttokens", "pygments.formatters.terminal256")
 
 WARM_AFTER_MS = 100
 """For how long nothing is asked before it is made."""
 
 
 def prepare() -> None:
-    """Import what IPython does with the first traceback; afterwards each process would have it to itself."""
-    for name in _MODULES:
-        # What another version of IPython has no use for may not be there.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    """Have all that IPython makes with the first traceback but the grammar; after a fork each process would make it."""
+    formatter = AutoFormattedTB(mode="Context", theme_name="nocolor", tb_offset=0)
+    try:
+        int("")
+    except ValueError as exc:
+        formatter.structured_traceback(type(exc), exc, exc.__traceback__)
 
 
 def is_cold() -> bool:
@@ -34,14 +30,3 @@ def is_cold() -> bool:
 def warm_grammar() -> None:
     """Make the grammar; in any thread."""
     PythonLexer()
-
-
-def warm(shell: Any) -> None:
-    """Format a traceback as IPython does, and show it to nobody."""
-    source = "def warm(value):\n    return value / 0\nwarm(1)\n"
-    name = shell.compile.cache(source, 0, raw_code=source)
-    try:
-        exec(compile(source, name, "exec"), {})  # noqa: S102 - our own three lines
-    except ZeroDivisionError as exc:
-        shell.InteractiveTB.structured_traceback(type(exc), exc, exc.__traceback__, tb_offset=1)
-    shell.compile.forget(name)

@@ -110,7 +110,7 @@ class Zygote:
                 ready = poll.poll(idle_ms)
                 if not ready:
                     idle_ms = None
-                    tracebacks.warm(self._app.shell)
+                    tracebacks.warm_grammar()
                     gc.freeze()
                 for descriptor, _ in ready:
                     if descriptor == self._control.fileno():

@@ -320,6 +320,14 @@ def test_the_kernel_ends_while_a_subshell_is_busy(kernel: Client) -> None:
 
 
 @only_capsule("ipykernel's subshells have a stack of their own kind")
+def test_a_request_that_cannot_be_handed_over_is_refused_and_the_subshell_goes_on(kernel: Client) -> None:
+    name = create(kernel)
+    bad = {"code": "1", "user_expressions": {"a": 2**70}}
+    refused = kernel.request("execute_request", bad, subshell=name).wait()
+    assert refused.content["ename"] == "InvalidRequest"
+    assert kernel.start("6 * 7", subshell=name).wait().text == "42"
+
+
 def test_a_breakpoint_stops_a_subshell_s_cell(kernel: Client) -> None:
     name = create(kernel)
     session = DebugSession(kernel).start()
