@@ -5,7 +5,9 @@ The pictures that the tests take are in their temporary folders (`--basetemp` ch
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +51,10 @@ def pressed(_):
         print("pressed at", slider.value)
 ipywidgets.VBox([slider, button, output])"""
 FLOOD_DEADLINE_MS = 120_000.0
+WAIT_FOR_DEATH = """\
+import os, time
+print("worker", os.getpid(), flush=True)
+time.sleep(60)"""
 DIE = """\
 import os
 os._exit(1)"""
@@ -148,8 +154,14 @@ def test_run_all_stops_at_an_error_and_the_cells_behind_it_do_not_run(open_noteb
 
 
 def test_run_all_goes_on_behind_a_dead_worker_when_it_is_run_again(open_notebook: Callable[..., LabPage]) -> None:
-    lab = open_notebook("x = 1", DIE, "'x' in globals()")
+    lab = open_notebook("x = 1", WAIT_FOR_DEATH, "'x' in globals()")
     lab.menu("Run", "Run All Cells")
+    lab.wait_output(1, re.compile(r"worker \d+"))
+    # Only what is queued when a worker dies is aborted: the third cell has to be.
+    lab.wait_prompt(2, "*")
+    worker = re.search(r"worker (\d+)", lab.output(1).inner_text())
+    assert worker is not None
+    os.kill(int(worker[1]), signal.SIGKILL)
     lab.wait_prompt(1, "2")
     lab.wait_prompt(2, " ")
     lab.run(2)
