@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 
 from capsule_kernel.clock import Clock
 
@@ -17,7 +18,7 @@ _FRESH_MS = 50
 
 
 class Bell:
-    """One process's end.
+    """One process's end; for any thread.
 
     Args:
         path: the file that is watched.
@@ -32,6 +33,7 @@ class Bell:
         self._folder_fd = -1
         self._known: tuple[str, ...] = ()
         self._known_at_ns = -1
+        self._lock = threading.Lock()
 
     def open(self) -> socket.socket:
         """Return the socket that becomes readable when somebody rings.
@@ -39,18 +41,19 @@ class Bell:
         Raises:
             OSError: the folder cannot be used.
         """
-        if self._socket is None:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            try:
-                own.setblocking(False)
-                name = f"{os.getpid()}-{os.urandom(4).hex()}"
-                own.bind(self._address(name))
-            except BaseException:
-                own.close()
-                raise
-            self._name, self._socket = name, own
-        return self._socket
+        with self._lock:
+            if self._socket is None:
+                os.makedirs(self.folder, mode=0o700, exist_ok=True)
+                own = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                try:
+                    own.setblocking(False)
+                    name = f"{os.getpid()}-{os.urandom(4).hex()}"
+                    own.bind(self._address(name))
+                except BaseException:
+                    own.close()
+                    raise
+                self._name, self._socket = name, own
+            return self._socket
 
     def hush(self) -> None:
         """Take the rings that have come."""
@@ -61,9 +64,22 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the others. Whoever cannot be reached will look by itself."""
-        names = [name for name in self._others() if name != self._name]
-        if not names:
-            return
+        with self._lock:
+            names = [name for name in self._others() if name != self._name]
+            if names:
+                self._send(names)
+
+    def close(self) -> None:
+        """Nobody can wake this process any more."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.folder, self._name))
+            self._leave_folder()
+
+    def _send(self, names: list[str]) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
             speaker.setblocking(False)
             for name in names:
@@ -74,15 +90,6 @@ class Bell:
                         os.unlink(os.path.join(self.folder, name))
                 except OSError:
                     continue  # full: it has not even read the earlier rings
-
-    def close(self) -> None:
-        """Nobody can wake this process any more."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.folder, self._name))
-        self._leave_folder()
 
     def _others(self) -> tuple[str, ...]:
         try:

@@ -45,8 +45,8 @@ class EmbeddedPromises:
         self._notes = Notes(self._write_notes)
         self._waiters: dict[str, list[asyncio.Future[Promise]]] = {}
         self._hears: list[Callable[[LogEntry], None]] = []
-        self._log: Store | None = None
-        self._seq = 0
+        # The last entry of the log that was read, in the file that was opened so often; None before any was.
+        self._read_to: tuple[int, int] | None = None
         self._retention_days = retention_days
         self._collector: asyncio.TimerHandle | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -88,9 +88,6 @@ class EmbeddedPromises:
             self._watch = None
         self._fail_waiters(PromisesUnavailable(self.path, "they were closed"))
         await self._thread.stop(timeout_s)
-        if self._log is not None:
-            self._log.close()
-            self._log = None
 
     async def create(
         self,
@@ -118,7 +115,11 @@ class EmbeddedPromises:
     async def get(self, promise_id: str) -> Promise | None:
         """Return a promise; one that is overdue is settled by that."""
         self._notes.hurry()
-        return await self._thread.call(lambda store: _get(store, promise_id))
+        promise = await self._thread.find(promise_id)
+        if promise is not None and promise.is_pending and promise.timeout_at_ms < FAR_FUTURE_MS:
+            outcome = (await self._thread.apply([rq.PromiseGet(id=promise_id)]))[0]
+            return outcome.promises.get(promise_id, promise)
+        return promise
 
     async def search(
         self,
@@ -222,7 +223,7 @@ class EmbeddedPromises:
             self.statistics.last_error = str(error)
 
     async def _write_notes(self, requests: list[rq.Request]) -> list[Outcome]:
-        outcomes = await self._thread.apply(requests, is_durable=False)
+        outcomes = await self._thread.apply(requests, is_urgent=False)
         self._tell_waiters(outcomes)
         return outcomes
 
@@ -276,13 +277,14 @@ class EmbeddedPromises:
             while True:
                 self._rung.clear()
                 try:
-                    if self._log is None:
-                        opened = await self._thread.call(_open_log)
-                        self._log, self._seq, bell_fd = opened
+                    log = await self._thread.quick()
+                    if self._read_to is None:
+                        bell_fd = await self._thread.call(lambda store: store.bell.open().fileno())
                         loop.add_reader(bell_fd, self._rung.set)
-                        self._catch_up(self._log)
+                        self._read_to = log.last_seq(), log.openings
+                        self._catch_up(log)
                         self._is_watching.set()
-                    self._read_log(self._log)
+                    self._read_log(log)
                 except (PromisesUnavailable, OSError) as exc:
                     # What waits for answers must not end because the disk is full for a while.
                     self.statistics.last_error = str(exc)
@@ -303,29 +305,16 @@ class EmbeddedPromises:
     def _read_log(self, log: Store) -> None:
         """Read on the loop's thread: a reader of SQLite's WAL waits for nobody, and whoever waits is awake sooner."""
         log.bell.hush()
-        openings = log.openings
-        entries = log.log_after(self._seq)
+        assert self._read_to is not None
+        seq, openings = self._read_to
+        entries = log.log_after(seq)
         if log.openings != openings:
-            entries = log.log_after(0)  # another file lies there now, with a log of its own
+            seq, entries = 0, log.log_after(0)  # another file lies there now, with a log of its own
+        self._read_to = entries[-1].seq if entries else seq, log.openings
         for entry in entries:
-            self._seq = entry.seq
             if entry.op == "settle" and entry.id in self._waiters:
                 promise = log.find(entry.id)
                 if promise is not None:
                     self._tell(promise)
             for hear in list(self._hears):
                 hear(entry)
-
-
-def _get(store: Store, promise_id: str) -> Promise | None:
-    promise = store.find(promise_id)
-    if promise is not None and promise.is_pending and promise.timeout_at_ms < FAR_FUTURE_MS:
-        outcome = store.apply([rq.PromiseGet(id=promise_id)])[0]
-        return outcome.promises.get(promise_id, promise)
-    return promise
-
-
-def _open_log(store: Store) -> tuple[Store, int, int]:
-    """Return a second connection, the number of the log's last entry, and the descriptor that a ring makes readable."""
-    log = store.twin()
-    return log, log.last_seq(), store.bell.open().fileno()

@@ -64,6 +64,7 @@ class _Case:
         self._now_ms = now_ms
         self._rows = rows
         self._out = Outcome()
+        self._read: dict[str, Promise | None] = {}
 
     def answer(self, request: rq.Request) -> Outcome:
         match request:
@@ -439,7 +440,11 @@ class _Case:
     # Rows
 
     def _promise(self, promise_id: str) -> Promise | None:
-        return self._out.promises.get(promise_id) or self._rows.promise(promise_id)
+        if promise_id in self._out.promises:
+            return self._out.promises[promise_id]
+        if promise_id not in self._read:
+            self._read[promise_id] = self._rows.promise(promise_id)
+        return self._read[promise_id]
 
     def _task(self, task_id: str) -> Task | None:
         return self._out.tasks.get(task_id) or self._rows.task(task_id)

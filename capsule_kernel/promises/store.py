@@ -24,7 +24,7 @@ from capsule_kernel.promises.rows import SqliteRows
 from capsule_kernel.promises.schema import BUSY_MS, connect, translated
 
 _TASKS_MAX = 10_000
-_TWIN_BUSY_MS = 20
+_CHECKPOINT_BUSY_MS = 50
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -50,24 +50,42 @@ class Store:
         path: the file; made when missing, readable for its owner only.
         clock: the time of day.
         bell: wakes others, and is how they wake this process.
+        is_quick: see `quick`.
 
     Attributes:
         openings: how often the file was opened: again when it was deleted or replaced.
     """
 
-    def __init__(self, path: str, clock: Clock, bell: Bell | None = None) -> None:
+    def __init__(self, path: str, clock: Clock, bell: Bell | None = None, *, is_quick: bool = False) -> None:
         self.path = os.path.abspath(path)
         self.bell = bell or Bell(self.path, clock)
         self.openings = 0
         self._busy_ms = BUSY_MS
+        self._is_quick = is_quick
         self._clock = clock
         self._open()
 
-    def twin(self) -> Store:
-        """Return another connection to the file, with the same bell, that waits for nobody."""
-        twin = Store(self.path, self._clock, self.bell)
-        twin.wait_at_most(_TWIN_BUSY_MS)
-        return twin
+    def quick(self) -> Store:
+        """Return another connection, with the same bell, that waits for no other process and not for the disk.
+
+        What it writes stays in the log that SQLite writes ahead until somebody calls `checkpoint`.
+        """
+        quick = Store(self.path, self._clock, self.bell, is_quick=True)
+        quick.wait_at_most(0)
+        return quick
+
+    def checkpoint(self) -> None:
+        """Move what is in the log that SQLite writes ahead into the file, and have the log begin anew.
+
+        Most of it is moved beside whoever writes. They are held up for the rest, and for a moment at most.
+        """
+        with translated(self.path):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT_BUSY_MS}")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout={self._busy_ms}")
 
     def wait_at_most(self, busy_ms: int) -> None:
         """Set how long to wait for another process before `PromisesUnavailable`."""
@@ -219,6 +237,8 @@ class Store:
 
     def _open(self) -> None:
         self._connection = connect(self.path, self._clock, self._busy_ms)
+        if self._is_quick:
+            self._connection.execute("PRAGMA wal_autocheckpoint=0")
         self.openings += 1
         self._rows = SqliteRows(self._connection)
         found = os.stat(self.path)

@@ -1,28 +1,35 @@
 """The thread that owns an embedded store: waiting for the disk or for another process holds up nobody else.
 
-Requests that come while it works are carried out together, in one transaction.
+Requests that come while it works are carried out together, in one transaction. A request that somebody waits for, with
+nothing before it and no other process writing, is carried out on the loop itself, by a second connection that never
+waits: it takes less than the way to the thread and back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 from capsule_kernel.errors import PromisesUnavailable
+from capsule_kernel.promises.model import Promise
 from capsule_kernel.promises.outcome import Outcome
 from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.store import Store
 
 _TOGETHER_MAX = 64
+_TIDY_EVERY = 200
+"""After so many transactions of the second connection, the thread moves them from the log that SQLite writes ahead into
+the file. That waits for the disk."""
 
 
 class _Job:
     """One piece of work, and who waits for it."""
 
-    __slots__ = ("error", "function", "future", "is_durable", "loop", "requests", "result")
+    __slots__ = ("error", "function", "future", "is_durable", "is_urgent", "loop", "requests", "result")
 
     def __init__(
         self,
@@ -30,10 +37,12 @@ class _Job:
         requests: Sequence[Request] = (),
         *,
         is_durable: bool = False,
+        is_urgent: bool = False,
     ) -> None:
         self.function = function
         self.requests = requests
         self.is_durable = is_durable
+        self.is_urgent = is_urgent
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
@@ -60,12 +69,44 @@ class StoreThread:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._store: Store | None = None
+        # For the loop; opened and closed by the thread.
+        self._quick: Store | None = None
+        self._quick_count = 0
+        self._waiting = 0
         self._is_stopped = False
 
-    async def apply(self, requests: Sequence[Request], *, is_durable: bool) -> list[Outcome]:
-        """Carry out requests in one transaction (see `Store.apply`)."""
-        outcomes: list[Outcome] = await self._put(_Job(None, requests, is_durable=is_durable))
+    async def apply(
+        self, requests: Sequence[Request], *, is_durable: bool = False, is_urgent: bool = True
+    ) -> list[Outcome]:
+        """Carry out requests in one transaction.
+
+        Args:
+            requests: what is asked.
+            is_durable: whether to wait until the disk has it (see `Store.apply`).
+            is_urgent: whether somebody waits for what it leads to.
+        """
+        is_urgent = is_urgent and not is_durable
+        if is_urgent and self._quick is not None and not self._waiting and not self._is_stopped:
+            with contextlib.suppress(PromisesUnavailable):  # the thread has the patience, or says what is wrong
+                done = self._quick.apply(requests)
+                self._tidy()
+                return done
+        outcomes: list[Outcome] = await self._put(_Job(None, requests, is_durable=is_durable, is_urgent=is_urgent))
         return outcomes
+
+    async def find(self, promise_id: str) -> Promise | None:
+        """Return a promise as it is stored (see `Store.find`)."""
+        if self._quick is not None and not self._waiting and not self._is_stopped:
+            with contextlib.suppress(PromisesUnavailable):
+                return self._quick.find(promise_id)
+        return await self.call(lambda store: store.find(promise_id))
+
+    async def quick(self) -> Store:
+        """Return the connection that waits for nobody, for the loop to read with. It is closed by `stop`."""
+        if self._quick is None:
+            await self.call(self._open_quick)
+        assert self._quick is not None
+        return self._quick
 
     async def call[T](self, function: Callable[[Store], T]) -> T:
         """Run a function on the thread."""
@@ -82,6 +123,11 @@ class StoreThread:
         await asyncio.to_thread(thread.join, timeout_s)
         self._thread = None
 
+    def _tidy(self) -> None:
+        self._quick_count += 1
+        if self._quick_count % _TIDY_EVERY == 0:
+            self._jobs.put(_Job(Store.checkpoint))
+
     def _put(self, job: _Job) -> asyncio.Future[Any]:
         if self._is_stopped:
             raise PromisesUnavailable("the embedded store", "it was closed")
@@ -89,8 +135,13 @@ class StoreThread:
             # Not waited for at exit: a disk that hangs must not keep the process.
             self._thread = threading.Thread(target=self._run, name="promises", daemon=True)
             self._thread.start()
+        self._waiting += 1
+        job.future.add_done_callback(self._forget)
         self._jobs.put(job)
         return job.future
+
+    def _forget(self, _: asyncio.Future[Any]) -> None:
+        self._waiting -= 1
 
     def _run(self) -> None:
         try:
@@ -107,12 +158,20 @@ class StoreThread:
                         loop.call_soon_threadsafe(_finish, done)
                     except RuntimeError:  # the loop was closed: nobody waits any more
                         continue
+                if self._store is not None and any(job.is_urgent for job in jobs):
+                    with contextlib.suppress(PromisesUnavailable):
+                        self._open_quick(self._store)
                 if is_last:
                     return
         finally:
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+            for store in (self._quick, self._store):
+                if store is not None:
+                    store.close()
+            self._quick = self._store = None
+
+    def _open_quick(self, store: Store) -> None:
+        if self._quick is None:
+            self._quick = store.quick()
 
     def _more(self, job: _Job) -> tuple[list[_Job], bool]:
         """Return what can be done together with a job, and whether that is all there will be."""

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import sqlite3
 import stat
 import sys
 import time
@@ -59,6 +60,15 @@ async def state_for_another_process(path: str) -> str:
     async with asyncio.timeout(30):
         out, _ = await process.communicate()
     return out.decode().strip()
+
+
+def open_files() -> list[str]:
+    """What this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the folder's own, closed by now
+            found.append(str(descriptor.readlink()))
+    return found
 
 
 def now_ms() -> int:
@@ -216,6 +226,7 @@ async def test_a_dead_process_leaves_no_socket(promises: EmbeddedPromises, path:
 
 async def test_a_file_deleted_under_us_is_made_again(promises: EmbeddedPromises, path: str) -> None:
     await promises.create("a")
+    await promises.get("a")  # both connections are open
     for file in Path(path).parent.glob("promises.sqlite3*"):
         if file.is_file():
             file.unlink()
@@ -258,3 +269,49 @@ async def test_processes_that_come_and_go_do_not_part_the_others_from_the_file(p
     await promises.settle("question", "resolved", 1)
     assert await state_for_another_process(promises.path) == "resolved"
     await waiting
+
+
+async def test_another_process_that_writes_holds_up_its_request_and_not_the_loop(
+    promises: EmbeddedPromises, path: str
+) -> None:
+    await promises.create("a")
+    other = sqlite3.connect(path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        settling = asyncio.create_task(promises.settle("a", "resolved", 1))
+        creating = asyncio.create_task(promises.create("b"))
+        done, _ = await asyncio.wait({settling, creating}, timeout=0.1)
+        assert not done
+        other.execute("COMMIT")
+    finally:
+        other.close()
+    async with asyncio.timeout(30):
+        assert (await settling).is_winner
+        assert (await creating).is_new
+
+
+async def test_what_is_written_ahead_moves_into_the_file(promises: EmbeddedPromises, path: str) -> None:
+    """Requests of the loop write nothing but SQLite's log: without the thread, that would grow for ever."""
+    log = Path(path + "-wal")
+    for number in range(450):
+        await promises.create(f"exec:k-{number}", "x" * 1000)
+    await promises.call(lambda _: None)
+    assert Path(path).stat().st_size > 400_000
+    before = log.stat().st_size
+    for number in range(450, 550):
+        await promises.create(f"exec:k-{number}", "x" * 1000)
+    assert log.stat().st_size == before
+
+
+async def test_stop_closes_every_connection(path: str) -> None:
+    async with EmbeddedPromises(path) as promises:
+        for number in range(3):
+            await promises.create(f"exec:k-{number}")
+        waiting = asyncio.create_task(promises.wait("exec:k-0"))
+        await promises.wait_watching()
+        assert any(name.startswith(path) for name in open_files())
+    with pytest.raises(PromisesUnavailable):
+        await waiting
+    assert not [name for name in open_files() if name.startswith(path)]
+    # The last connection that is closed moves what was written ahead into the file, and removes the log.
+    assert not Path(path + "-wal").exists()
