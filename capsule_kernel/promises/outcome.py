@@ -20,11 +20,8 @@ class Rows(Protocol):
     def task(self, task_id: str) -> Task | None:
         """Return a task."""
 
-    def awaiters(self, promise_id: str) -> list[str]:
-        """Return the tasks to resume when a promise is settled, in the order of their ids."""
-
-    def listeners(self, promise_id: str) -> list[str]:
-        """Return the addresses to tell when a promise is settled, in their order."""
+    def watchers(self, promise_id: str) -> tuple[list[str], list[str]]:
+        """Return the tasks to resume and the addresses to tell when a promise is settled, each in their order."""
 
     def branch(self, branch: str) -> list[Promise]:
         """Return the promises of a branch, in the order of their ids."""

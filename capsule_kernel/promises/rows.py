@@ -34,15 +34,14 @@ class SqliteRows:
         row = self._connection.execute(f"SELECT {_TASK} FROM task WHERE id = ?", (task_id,)).fetchone()
         return _task(row) if row is not None else None
 
-    def awaiters(self, promise_id: str) -> list[str]:
-        """Return the tasks to resume when a promise is settled, in the order of their ids."""
-        query = "SELECT awaiter FROM wait WHERE awaited = ? ORDER BY awaiter"
-        return [row[0] for row in self._connection.execute(query, (promise_id,))]
-
-    def listeners(self, promise_id: str) -> list[str]:
-        """Return the addresses to tell when a promise is settled, in their order."""
-        query = "SELECT address FROM listener WHERE promise = ? ORDER BY address"
-        return [row[0] for row in self._connection.execute(query, (promise_id,))]
+    def watchers(self, promise_id: str) -> tuple[list[str], list[str]]:
+        """Return the tasks to resume and the addresses to tell when a promise is settled, each in their order."""
+        query = (
+            "SELECT awaiter, NULL FROM wait WHERE awaited = ?1 UNION ALL "
+            "SELECT NULL, address FROM listener WHERE promise = ?1"
+        )
+        found = self._connection.execute(query, (promise_id,)).fetchall()
+        return sorted(row[0] for row in found if row[0] is not None), sorted(row[1] for row in found if row[0] is None)
 
     def branch(self, branch: str) -> list[Promise]:
         """Return the promises of a branch, in the order of their ids."""
@@ -112,23 +111,9 @@ class SqliteRows:
         """Write what the rules decided, and the log beside it."""
         run = self._connection.execute
         for promise in outcome.promises.values():
-            run(
-                "INSERT INTO promise (id, state, kind, branch, param, value, tags, timeout_at, created_at, settled_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, "
-                "value = excluded.value, settled_at = excluded.settled_at",
-                (
-                    promise.id,
-                    promise.state,
-                    promise.kind,
-                    promise.tags.get(BRANCH_TAG),
-                    promise.param,
-                    promise.value,
-                    msgspec.json.encode(promise.tags).decode(),
-                    _clamped(promise.timeout_at_ms),
-                    _clamped(promise.created_at_ms),
-                    promise.settled_at_ms if promise.settled_at_ms is None else _clamped(promise.settled_at_ms),
-                ),
-            )
+            # What is pending was created by this; what is settled may have been created by it too.
+            if promise.is_pending or not self._update(promise):
+                self._insert(promise)
             run(
                 "INSERT INTO log (at_ms, op, id) VALUES (?, ?, ?)",
                 (now_ms, "create" if promise.is_pending else "settle", promise.id),
@@ -143,7 +128,7 @@ class SqliteRows:
                     task.pid,
                     task.ttl_ms,
                     msgspec.json.encode(task.resumes).decode(),
-                    task.due_at_ms if task.due_at_ms is None else _clamped(task.due_at_ms),
+                    _clamped(task.due_at_ms),
                 ),
             )
         for promise_id in outcome.heard:
@@ -162,6 +147,32 @@ class SqliteRows:
                 case Unblock(address, promise):
                     row = (now_ms, "unblock", promise.id, address)
             run("INSERT INTO log (at_ms, op, id, note) VALUES (?, ?, ?, ?)", row)
+
+    def _update(self, promise: Promise) -> bool:
+        """Store how a promise was settled; return whether it is there."""
+        done = self._connection.execute(
+            "UPDATE promise SET state = ?, value = ?, settled_at = ? WHERE id = ?",
+            (promise.state, promise.value, _clamped(promise.settled_at_ms), promise.id),
+        )
+        return done.rowcount == 1
+
+    def _insert(self, promise: Promise) -> None:
+        self._connection.execute(
+            "INSERT INTO promise (id, state, kind, branch, param, value, tags, timeout_at, created_at, settled_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                promise.id,
+                promise.state,
+                promise.kind,
+                promise.tags.get(BRANCH_TAG),
+                promise.param,
+                promise.value,
+                msgspec.json.encode(promise.tags).decode(),
+                _clamped(promise.timeout_at_ms),
+                _clamped(promise.created_at_ms),
+                _clamped(promise.settled_at_ms),
+            ),
+        )
 
 
 def _promise(row: tuple[Any, ...]) -> Promise:
@@ -189,6 +200,6 @@ def _task(row: tuple[Any, ...]) -> Task:
     )
 
 
-def _clamped(number: int) -> int:
+def _clamped(number: int | None) -> int | None:
     """Return a number that SQLite can hold."""
-    return max(-(1 << 63), min(number, (1 << 63) - 1))
+    return None if number is None else max(-(1 << 63), min(number, (1 << 63) - 1))

@@ -173,7 +173,8 @@ class _Case:
         task = self._task(promise.id) if TARGET_TAG in promise.tags else None
         if task is not None:
             self._finish(task)
-        awaiters, listeners = self._awaiters(promise.id), self._rows.listeners(promise.id)
+        waiting, listeners = self._rows.watchers(promise.id)
+        awaiters = [task_id for task_id in waiting if task_id not in self._out.idle]
         for awaiter in awaiters:
             self._resume(awaiter, promise.id)
         self._out.messages.extend(Unblock(address, settled) for address in listeners)
@@ -448,9 +449,6 @@ class _Case:
 
     def _task(self, task_id: str) -> Task | None:
         return self._out.tasks.get(task_id) or self._rows.task(task_id)
-
-    def _awaiters(self, promise_id: str) -> list[str]:
-        return [task_id for task_id in self._rows.awaiters(promise_id) if task_id not in self._out.idle]
 
     def _put_promise(self, promise: Promise) -> None:
         self._out.promises[promise.id] = promise

@@ -84,18 +84,24 @@ async def test_two_writers_share_the_file_and_one_of_them_wins(path: str) -> Non
             assert mine.promise == theirs.promise
 
 
+async def limit(promises: EmbeddedPromises, pages: int) -> None:
+    """Have both connections take the disk for full when the file has so many pages."""
+    await promises.call(lambda store: store._connection.execute(f"PRAGMA max_page_count={pages}"))
+    (await promises._thread.quick())._connection.execute(f"PRAGMA max_page_count={pages}")
+
+
 async def test_a_full_disk_loses_nothing_that_was_kept_and_notes_wait(path: str) -> None:
     async with EmbeddedPromises(path) as promises:
         await promises.create("kept")
         pages = await promises.call(lambda store: store._connection.execute("PRAGMA page_count").fetchone()[0])
-        await promises.call(lambda store: store._connection.execute(f"PRAGMA max_page_count={pages}"))
+        await limit(promises, pages)
         with pytest.raises(PromisesUnavailable, match="full"):
             await promises.create("a", "x" * 1_000_000)
         promises.note_create("noted", "x" * 50_000)
         assert not await promises.flush(1)
         assert (promises.statistics.waiting, promises.statistics.dropped) == (1, 0)
         assert "full" in promises.statistics.last_error
-        await promises.call(lambda store: store._connection.execute("PRAGMA max_page_count=1000000"))
+        await limit(promises, 1_000_000)
         assert await promises.flush(2)
         assert await promises.get("kept") is not None
         assert await promises.get("noted") is not None
