@@ -3,6 +3,11 @@
 import os
 import sys
 
+from capsule_kernel.postponed import postponed
+
+with postponed("ssl", "asyncio.sslproto"):
+    import asyncio  # noqa: F401 - before anybody else does
+
 from capsule_kernel.front.main import main
 
 status = main(sys.argv[1:])

@@ -9,8 +9,6 @@ import logging
 import os
 import socket
 import threading
-from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capsule_kernel.clock import Clock
@@ -83,6 +81,8 @@ class Checkpoints:
         if named:
             text += f" Named checkpoints: {', '.join(list(named)[:_NAMES_TOLD])}."
         text += " %checkpoints lists what there is. Nothing is executed again."
+        from html import escape
+
         html = f'<div style="border-left:3px solid #888;padding-left:.6em">{escape(text)}</div>'
         return {"data": {"text/plain": text, "text/html": html}, "metadata": {}, "transient": {}}
 
@@ -92,6 +92,8 @@ class Checkpoints:
 
     def _listed(self) -> list[Listed]:
         """Return the session's checkpoints, looked at without taking part: a writer holds up no reader."""
+        from pathlib import Path
+
         from capsule_kernel.state.store import Store
 
         with Store(Path(self._folder), is_writable=False) as store:

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -107,7 +106,6 @@ class Kernel:
         self._clock = clock
         self._loop = loop
         # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
-        self._cell_prefix = os.path.join(tempfile.gettempdir(), f"ipykernel_{os.getpid()}", "")
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -502,6 +500,12 @@ class Kernel:
         session.say(HistoryAnswer(ask=ask, rows=list(await self._history.query(arguments))))
 
     # --- what it is made of ------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _cell_prefix(self) -> str:
+        from tempfile import gettempdir  # a start does not wait for it
+
+        return os.path.join(gettempdir(), f"ipykernel_{os.getpid()}", "")
 
     def _worker_options(self) -> WorkerOptions:
         settings = self._settings

@@ -65,6 +65,14 @@ def test_neither_resonate_nor_aiohttp_is_imported(kernels: Kernels) -> None:
     assert not {"resonate", "resonate.resonate", "aiohttp"} & found
 
 
+def test_a_start_loads_no_openssl(kernels: Kernels) -> None:
+    kernel = kernels()
+    kernel.start("x = 1").wait()
+    libraries = Path(f"/proc/{kernel.process.pid}/maps").read_text()
+    assert "zmq" in libraries
+    assert "libssl" not in libraries
+
+
 def test_promises_are_not_opened_before_a_cell_is_to_be_recorded(kernels: Kernels) -> None:
     kernel = kernels(env={"PYTHONPROFILEIMPORTTIME": "1"})
     kernel.start("x = 1", store_history=False).wait()

@@ -1,0 +1,59 @@
+"""What a start does not wait for is there for whoever asks: TLS over asyncio, when asyncio was imported without it."""
+
+import subprocess
+import sys
+
+SCRIPT = """\
+import sys
+from capsule_kernel.postponed import postponed
+
+with postponed("ssl", "asyncio.sslproto", "json"):
+    import asyncio
+assert not {"ssl", "asyncio.sslproto", "json"} & sys.modules.keys()
+
+async def main():
+    import ssl
+
+    # No certificate is needed where nobody says who they are.
+    def context(side):
+        made = ssl.SSLContext(side)
+        made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+        made.maximum_version = ssl.TLSVersion.TLSv1_2
+        made.set_ciphers("AECDH:@SECLEVEL=0")
+        return made
+
+    async def echo(reader, writer):
+        writer.write(await reader.readline())
+        await writer.drain()
+        writer.close()
+
+    async with asyncio.timeout(30):
+        server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=context(ssl.PROTOCOL_TLS_SERVER))
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=context(ssl.PROTOCOL_TLS_CLIENT), server_hostname="localhost"
+        )
+        assert writer.get_extra_info("ssl_object").version() == "TLSv1.2"
+        writer.write(b"hello\\n")
+        print((await reader.readline()).decode().strip())
+        writer.close()
+        server.close()
+
+asyncio.run(main())
+"""
+
+
+def test_tls_over_asyncio() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("hello\n", 0), done.stderr
+
+
+def test_what_was_there_already_is_left_alone() -> None:
+    code = (
+        "import json\nfrom capsule_kernel.postponed import postponed\n"
+        "with postponed('json', 'wave'):\n    import json as again, wave\n    early = wave\n"
+        "assert again is json\nimport wave\nassert early is not wave and early.open is wave.open\n"
+        "try:\n    early.missing\nexcept AttributeError as exc:\n    print(exc)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.returncode) == ("module 'wave' has no attribute 'missing'\n", 0), done.stderr
