@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from types import TracebackType
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromisesUnavailable
@@ -69,6 +69,8 @@ def _connected(path: str, busy_ms: int) -> sqlite3.Connection:
     make_private_file(path)
     connection = sqlite3.connect(path, timeout=busy_ms / 1000, isolation_level=None, check_same_thread=False)
     try:
+        # Of a new file: what is kept is small, and whole pages are written.
+        connection.execute("PRAGMA page_size=2048")
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise PromisesUnavailable(path, "the file system has no shared memory: set a file on a local disk")
@@ -101,21 +103,37 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         raise
 
 
-@contextlib.contextmanager
-def translated(path: str) -> Iterator[None]:
+class translated:  # noqa: N801 - reads as the function that `contextlib.suppress` reads as, too
     """Turn errors of SQLite and of the system into ours.
+
+    A class, as `contextlib.suppress` is: a generator takes longer than what is inside of it at times.
 
     Raises:
         PromisesUnavailable: instead of them.
     """
-    try:
-        yield
-    except sqlite3.OperationalError as exc:
-        if "locked" in str(exc):
-            raise PromisesUnavailable(path, "another process has been writing to it for too long") from exc
-        raise PromisesUnavailable(path, f"{exc}") from exc
-    except sqlite3.DatabaseError as exc:
-        reason = f"{exc}: the file is damaged; move it away, or set another one"
-        raise PromisesUnavailable(path, reason) from exc
-    except OSError as exc:
-        raise PromisesUnavailable(path, f"{exc.strerror or exc}: set another file") from exc
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: type[BaseException] | None, exc: BaseException | None, __: TracebackType | None) -> None:
+        if exc is not None:
+            reason = _reason(exc)
+            if reason:
+                raise PromisesUnavailable(self._path, reason) from exc
+
+
+def _reason(exc: BaseException) -> str:
+    """Return what an error means for whoever wants to use the file; empty when it is no error of the file."""
+    match exc:
+        case sqlite3.OperationalError():
+            return "another process has been writing to it for too long" if "locked" in str(exc) else f"{exc}"
+        case sqlite3.DatabaseError():
+            return f"{exc}: the file is damaged; move it away, or set another one"
+        case OSError():
+            return f"{exc.strerror or exc}: set another file"
+    return ""

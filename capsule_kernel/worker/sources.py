@@ -3,28 +3,66 @@
 stack_data, through which IPython makes tracebacks, knows a file by its whole syntax tree: it visits every node, names
 every function and measures every statement before the first line is shown: half a second for a file of ten thousand
 lines. `Source` answers the same questions with the same answers from the statement, or the method, that a line belongs
-to. The tests compare the two.
+to. And it makes a lexer's class, with a grammar of its own, for every frame: `highlight` makes one. The tests compare
+the answers.
 """
 
 from __future__ import annotations
 
 import ast
 import bisect
+import gc
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import executing.executing
+import pygments
 import stack_data.core
+from pygments.lexers.python import PythonLexer
 
-_BLOCKS = ("finalbody", "orelse", "handlers", "body", "cases")
-"""Fields that hold statements, last in the text first."""
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
+"""Fields that hold statements, in the order of the text."""
 
 
 def install() -> None:
-    """Have stack_data read files with `Source`."""
+    """Have stack_data read files with `Source`, and colour them with `highlight`."""
     for module in (stack_data, stack_data.core):
         vars(module)["Source"] = Source
+    vars(stack_data.core)["_pygmented_with_ranges"] = highlight
+
+
+class _Lexer(PythonLexer):
+    """Marks what a frame was executing."""
+
+    ranges: Sequence[tuple[int, int]] = ()
+
+    def get_tokens(self, text: str, **options: Any) -> Iterator[tuple[Any, str]]:
+        at = 0
+        for kind, value in super().get_tokens(text, **options):
+            is_marked = any(start <= at < end for start, end in self.ranges)
+            at += len(value)
+            yield (kind.ExecutingNode if is_marked else kind), value
+
+
+def highlight(formatter: Any, code: str, ranges: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the lines of Python code, coloured.
+
+    Args:
+        formatter: one of pygments.
+        code: the text.
+        ranges: begins and ends, in characters, of what is marked.
+    """
+    if "_tokens" not in vars(_Lexer):
+        PythonLexer()
+        _Lexer._tokens = PythonLexer._tokens  # noqa: SLF001 - the same grammar, made once
+    lexer = _Lexer(stripnl=False)
+    lexer.ranges = ranges
+    try:
+        text: str = pygments.highlight(code, lexer, formatter)
+    except Exception:  # noqa: BLE001 - plain text is better than none
+        text = code
+    return text.splitlines()
 
 
 class Source(stack_data.core.Source):
@@ -37,12 +75,17 @@ class Source(stack_data.core.Source):
         self.tree = None
         self._asttokens = None
         self._asttext = None
+        is_collecting = gc.isenabled()
+        gc.disable()  # a tree is no garbage, and would be looked through again and again while it grows
         try:
             self.tree = ast.parse(self.text, filename=filename)
         except (SyntaxError, ValueError):
             parts = _Parts([])
         else:
             parts = _Parts(list(_split(self.tree.body, self.tree, ())))
+        finally:
+            if is_collecting:
+                gc.enable()
         self._nodes_by_line = cast("Any", _Nodes(parts))
         self._qualnames = cast("Any", _Qualnames(parts))
 
@@ -53,9 +96,27 @@ class Source(stack_data.core.Source):
         found: tuple[int, int] = super().line_range(node)
         return found
 
+    def _raw_split_into_pieces(self, stmt: Any, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the lines of statements: those of simple ones, and what is between and around them."""
+        for field in _BLOCKS:
+            block = getattr(stmt, field, None)
+            if not block:
+                continue
+            ranges: dict[tuple[int, int], ast.AST] = {}
+            for node in block:
+                ranges.setdefault(self.line_range(node), node)
+            for lines in sorted(ranges):
+                for inner_start, inner_end in self._raw_split_into_pieces(ranges[lines], *lines):
+                    if start < inner_start:
+                        yield start, inner_start
+                    if inner_start < inner_end:
+                        yield inner_start, inner_end
+                    start = inner_end
+        yield start, end
+
 
 class _Part:
-    """Statements that share lines with no other part: most often one, or a class without what is in it."""
+    """Statements that share lines with no other part: most often one, or the head of one without what is in it."""
 
     def __init__(self, nodes: Sequence[ast.AST], parent: ast.AST, names: tuple[str, ...], *, is_head: bool) -> None:
         self._nodes = nodes
@@ -75,16 +136,23 @@ class _Part:
                     self._by_line.setdefault(line, []).append(node)
         return self._by_line
 
+    def qualname(self, key: tuple[str, int]) -> str | None:
+        """Return the qualified name of a function or class, by its name and first line."""
+        node: Any = self._nodes[0]
+        if len(self._nodes) == 1 and (getattr(node, "name", ""), _first_line(node)) == key:
+            return ".".join((*self._names, node.name))
+        return self._visited.get(key)
+
     @property
-    def qualnames(self) -> dict[tuple[str, int], str]:
-        """Qualified names of functions and classes, by name and first line."""
+    def _visited(self) -> dict[tuple[str, int], str]:
         if self._qualnames is None:
             visitor = executing.executing.QualnameVisitor()
             visitor.stack = list(self._names)
             for node in self._nodes:
                 if self._is_head:
-                    visitor.add_qualname(node)
-                    for child in _around_body(node):
+                    if isinstance(node, ast.ClassDef):
+                        visitor.add_qualname(node)
+                    for child in _head(node):
                         visitor.visit(child)
                 else:
                     visitor.visit(node)
@@ -98,7 +166,7 @@ class _Part:
             todo.append(node)
         while todo:
             node = todo.popleft()
-            children = _around_body(node) if self._is_head and node is self._nodes[0] else ast.iter_child_nodes(node)
+            children = _head(node) if self._is_head and node is self._nodes[0] else ast.iter_child_nodes(node)
             for child in children:
                 _set_parent(child, node)
                 todo.append(child)
@@ -140,19 +208,27 @@ class _Qualnames:
 
     def get(self, key: tuple[str, int], default: str) -> str:
         part = self._parts.at(key[1])
-        return part.qualnames.get(key, default) if part is not None else default
+        return default if part is None else part.qualname(key) or default
 
 
 def _split(body: Sequence[ast.stmt], parent: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[int, int, _Part]]:
-    """Yield first line, last line and part, of the statements of a module or class."""
+    """Yield first line, last line and part, of the statements of a module, a class, or an `if` in one of them."""
     for group, start, end in _groups(body):
         node = group[0]
-        if len(group) == 1 and isinstance(node, ast.ClassDef) and _first_line(node.body[0]) > _head_end(node):
-            _set_parent(node, parent)
-            yield start, _head_end(node), _Part([node], parent, names, is_head=True)
+        if (
+            len(group) > 1
+            or not isinstance(node, ast.ClassDef | ast.If)
+            or _first_line(node.body[0]) <= _head_end(node)
+        ):
+            yield start, end, _Part(group, parent, names, is_head=False)
+            continue
+        _set_parent(node, parent)
+        yield start, _head_end(node), _Part([node], parent, names, is_head=True)
+        if isinstance(node, ast.ClassDef):
             yield from _split(node.body, node, (*names, node.name))
         else:
-            yield start, end, _Part(group, parent, names, is_head=False)
+            yield from _split(node.body, node, names)
+            yield from _split(node.orelse, node, names)
 
 
 def _groups(body: Sequence[ast.stmt]) -> Iterator[tuple[list[ast.stmt], int, int]]:
@@ -171,15 +247,19 @@ def _groups(body: Sequence[ast.stmt]) -> Iterator[tuple[list[ast.stmt], int, int
         yield group, start, end
 
 
-def _around_body(node: Any) -> Iterator[ast.AST]:
-    """Yield the children of a class that are not its statements, in the order of its fields."""
+def _head(node: Any) -> Iterator[ast.AST]:
+    """Yield the children of a statement that are not statements, in the order of its fields."""
     for field, value in ast.iter_fields(node):
-        if field != "body" and isinstance(value, list):
+        if field in _BLOCKS:
+            continue
+        if isinstance(value, list):
             yield from value
+        elif isinstance(value, ast.AST):
+            yield value
 
 
-def _head_end(node: ast.ClassDef) -> int:
-    line: int = max([node.lineno, *(cast("Any", child).end_lineno for child in _around_body(node))])
+def _head_end(node: ast.stmt) -> int:
+    line: int = max([node.lineno, *(cast("Any", child).end_lineno for child in _head(node))])
     return line
 
 
@@ -191,7 +271,7 @@ def _first_line(node: Any) -> int:
 
 def _last_statement(node: Any) -> Any:
     while True:
-        for field in _BLOCKS:
+        for field in reversed(_BLOCKS):
             block = getattr(node, field, None)
             if block:
                 node = block[-1]

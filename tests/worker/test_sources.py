@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import stack_data.core
+from pygments.formatters import HtmlFormatter, NullFormatter, Terminal256Formatter
 from test import test_grammar, test_patma, test_unpack_ex
 
 from capsule_kernel.worker import sources, tracebacks
 
-PLAIN = stack_data.core.Source
+PLAIN, PLAIN_HIGHLIGHT = stack_data.core.Source, stack_data.core._pygmented_with_ranges
 FILES = [ast, subprocess, test_grammar, test_patma, test_unpack_ex, textwrap, traceback, np.ma.core, pd.core.indexing]
 ODD = {
     "empty": "",
@@ -35,6 +36,9 @@ ODD = {
     "    f = f; g = f\n",
     "generic": "class A[T: (int, str)](\n    dict[str, T]\n):\n    def f[S](self, x: S) -> S: return x\n",
     "try": "try:\n    pass\nexcept* ValueError:\n    x = 1;\nelse:\n    pass\nfinally:\n    y = 2\n",
+    "if": "if a and (\n    lambda: 1\n):\n    def f(): return 1\n\nelif b: x = 1\nelse:\n    class B:\n        if c:\n"
+    "            @d\n            def f(self): return (lambda: 2)\n        else: y = 3; z = 4\n\n    x = 2\n",
+    "match": "match x:\n    case [\n        1,\n    ] if y:\n        x = 1\n    case _:\n        x = 2\nwith a: b\n",
     "text": "x = '''\nclass A:\n    pass\n'''\nclass B:\n    y = '''\n  '''; z = 1\n    w = f'{x!r:\n}'\n",
 }
 
@@ -87,6 +91,18 @@ def lines(info: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.parametrize("text", texts())
+@pytest.mark.parametrize("ranges", [[], [(0, 3)], [(5, 40), (20, 90)]])
+def test_code_is_coloured_alike(text: str, ranges: list[tuple[int, int]]) -> None:
+    style = stack_data.core.style_with_executing_node("default", "bg:#ff0")
+    for formatter in (Terminal256Formatter(style=style), HtmlFormatter(style=style), NullFormatter()):
+        assert sources.highlight(formatter, text[:5000], ranges) == PLAIN_HIGHLIGHT(formatter, text[:5000], ranges)
+
+
+def test_a_formatter_that_fails_leaves_plain_text() -> None:
+    assert sources.highlight(None, "x = 1\ny", []) == PLAIN_HIGHLIGHT(None, "x = 1\ny", []) == ["x = 1", "y"]
+
+
 def test_frames_are_shown_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = pd.DataFrame({"a": [1, 2]})
     try:
@@ -108,6 +124,7 @@ def test_tracebacks_use_it_with_versions_that_it_knows(
 ) -> None:
     monkeypatch.setattr(stack_data.core, "Source", PLAIN)
     monkeypatch.setattr(stack_data, "Source", PLAIN)
+    monkeypatch.setattr(stack_data.core, "_pygmented_with_ranges", PLAIN_HIGHLIGHT)
     monkeypatch.setattr(executing, "__version__", found)
     tracebacks.prepare()
     assert stack_data.core.Source is expected
