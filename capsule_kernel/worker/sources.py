@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import bisect
 import gc
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
@@ -19,10 +20,13 @@ from typing import Any, cast
 import executing.executing
 import pygments
 import stack_data.core
+from pygments.formatters.terminal256 import Terminal256Formatter
 from pygments.lexers.python import PythonLexer
 
 _BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 """Fields that hold statements, in the order of the text."""
+_AHEAD = 12
+"""How many lines are coloured together with one that is looked at."""
 
 
 def install() -> None:
@@ -45,7 +49,7 @@ class _Lexer(PythonLexer):
             yield (kind.ExecutingNode if is_marked else kind), value
 
 
-def highlight(formatter: Any, code: str, ranges: Sequence[tuple[int, int]]) -> list[str]:
+def highlight(formatter: Any, code: str, ranges: Sequence[tuple[int, int]]) -> Sequence[str]:
     """Return the lines of Python code, coloured.
 
     Args:
@@ -58,11 +62,56 @@ def highlight(formatter: Any, code: str, ranges: Sequence[tuple[int, int]]) -> l
         _Lexer._tokens = PythonLexer._tokens  # noqa: SLF001 - the same grammar, made once
     lexer = _Lexer(stripnl=False)
     lexer.ranges = ranges
-    try:
-        text: str = pygments.highlight(code, lexer, formatter)
-    except Exception:  # noqa: BLE001 - plain text is better than none
-        text = code
-    return text.splitlines()
+    return _Coloured(lexer.get_tokens(code), formatter, code)
+
+
+class _Coloured(Sequence[str]):
+    """Lines that are coloured as far as they are looked at: not to the end of a long function that failed in its middle.
+
+    Of a function that pygments cannot colour they are plain.
+    """
+
+    def __init__(self, tokens: Iterator[tuple[Any, str]], formatter: Any, code: str) -> None:
+        self._tokens = tokens
+        self._formatter = formatter
+        self._code = code
+        self._taken: list[tuple[Any, str]] = []
+        self._lines: list[str] = []
+        self._is_whole = False
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice) or number < 0:
+            self._colour(sys.maxsize)
+        elif number >= len(self._lines):
+            self._colour(number + _AHEAD)
+        return self._lines[number]
+
+    def __len__(self) -> int:
+        self._colour(sys.maxsize)
+        return len(self._lines)
+
+    def _colour(self, line: int) -> None:
+        """Have the lines up to one, and perhaps some more."""
+        if self._is_whole:
+            return
+        # How other formatters write the beginning of a text may depend on its end.
+        if type(self._formatter) is not Terminal256Formatter:
+            line = sys.maxsize
+        try:
+            missing = line + 1 - sum(text.count("\n") for _, text in self._taken)
+            self._is_whole = True
+            for kind, text in self._tokens:
+                self._taken.append((kind, text))
+                missing -= text.count("\n")
+                if missing < 0:
+                    self._is_whole = False
+                    break
+            self._lines = pygments.format(self._taken, self._formatter).splitlines()
+        except Exception:  # noqa: BLE001 - plain text is better than none
+            self._is_whole = True
+            self._lines = self._code.splitlines()
+        if not self._is_whole:
+            self._lines.pop()  # it may go on
 
 
 class Source(stack_data.core.Source):

@@ -95,12 +95,21 @@ def lines(info: Any) -> list[Any]:
 @pytest.mark.parametrize("ranges", [[], [(0, 3)], [(5, 40), (20, 90)]])
 def test_code_is_coloured_alike(text: str, ranges: list[tuple[int, int]]) -> None:
     style = stack_data.core.style_with_executing_node("default", "bg:#ff0")
+    text = text[:5000]
     for formatter in (Terminal256Formatter(style=style), HtmlFormatter(style=style), NullFormatter()):
-        assert sources.highlight(formatter, text[:5000], ranges) == PLAIN_HIGHLIGHT(formatter, text[:5000], ranges)
+        plain = PLAIN_HIGHLIGHT(formatter, text, ranges)
+        assert list(sources.highlight(formatter, text, ranges)) == plain
+        assert len(sources.highlight(formatter, text, ranges)) == len(plain)
+        ours = sources.highlight(formatter, text, ranges)
+        for number in [*range(1, len(plain), 7), *range(0, len(plain), 3)]:
+            assert ours[number] == plain[number]
+        with pytest.raises(IndexError):
+            ours[len(plain)]
 
 
 def test_a_formatter_that_fails_leaves_plain_text() -> None:
-    assert sources.highlight(None, "x = 1\ny", []) == PLAIN_HIGHLIGHT(None, "x = 1\ny", []) == ["x = 1", "y"]
+    plain = PLAIN_HIGHLIGHT(None, "x = 1\ny", [])
+    assert list(sources.highlight(None, "x = 1\ny", [])) == plain == ["x = 1", "y"]
 
 
 def test_frames_are_shown_alike(monkeypatch: pytest.MonkeyPatch) -> None:
