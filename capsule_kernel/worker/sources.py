@@ -66,7 +66,7 @@ def highlight(formatter: Any, code: str, ranges: Sequence[tuple[int, int]]) -> S
 
 
 class _Coloured(Sequence[str]):
-    """Lines that are coloured as far as they are looked at: not to the end of a long function that failed in its middle.
+    """Lines that are coloured as far as they are looked at: not to the end of a long function that failed midway.
 
     Of a function that pygments cannot colour they are plain.
     """
