@@ -29,6 +29,8 @@ def reduce_class(cls: type, reduced: tuple[Any, ...]) -> Any:
     for early in ("__slots__", "__orig_bases__"):
         if early in vars(cls):
             namespace[early] = vars(cls)[early]
+    if cls.__qualname__ != name:
+        namespace["__qualname__"] = cls.__qualname__
     return rebuild.new_class, (meta, name, cls.__bases__, namespace), (state, {}), None, None, setter
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import inspect
 import math
+import pickle
 import sys
 import types
 from collections import deque
@@ -113,6 +114,9 @@ class _Comparison:
             self._classes(path, left, right)
         elif cls is _Attributes:
             self._attributes(path, left, right)
+        elif cls is pickle.PickleBuffer:
+            if left.raw() != right.raw():
+                self._differ(path, "memory", "other content")
         elif cls.__module__ == "numpy" and cls.__qualname__ == "ndarray":
             self._arrays(path, left, right)
         elif hasattr(left, "equals") and cls.__module__.partition(".")[0] == "pandas":
@@ -246,10 +250,6 @@ def _parts(value: Any) -> Any:
     passing = _PASSING.get(library, frozenset())
     is_own = library in _PASSING or inspect.getattr_static(type(value), "__getstate__", None) is _OBJECT_GETSTATE
     for extra in reduced[2:5]:
-        is_own = (
-            vars(object)["__getstate__"] is inspect.getattr_static(type(value), "__getstate__", None)
-            or library in _PASSING
-        )
         if isinstance(extra, dict) and is_own and all(isinstance(name, str) for name in extra):
             # An object's own dict: it is that of the object, whatever process it is in.
             own = _Attributes((name, part) for name, part in extra.items() if name not in passing)

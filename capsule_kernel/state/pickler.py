@@ -173,7 +173,8 @@ class RecordPickler(cloudpickle.Pickler):
 
 
 def _is_module_of(found: Any, space: dict[str, Any]) -> bool:
-    return isinstance(found, types.ModuleType) and vars(found) is space
+    # One whose name was deleted cannot be made again: its globals are a dict like another.
+    return isinstance(found, types.ModuleType) and vars(found) is space and "__name__" in space
 
 
 class _ModuleGlobals:

@@ -80,6 +80,17 @@ def fill_function(made: types.FunctionType, state: dict[str, Any]) -> None:
         setattr(made, name, value)
 
 
+def fill_plain(made: Any, state: Any) -> None:
+    """Give an object its attributes, as pickle does, without asking the object for anything."""
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    if attributes:
+        object.__getattribute__(made, "__dict__").update(
+            (sys.intern(name), value) for name, value in attributes.items()
+        )
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
+
+
 def new_class(meta: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> type:
     """Return a class without content, made without the namespace's own metaclasses and `__init_subclass__`."""
     # That of TypedDict makes only what is written as a class statement; what it adds is part of the content.

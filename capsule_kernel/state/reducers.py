@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextvars
 import copyreg
+import dataclasses
 import gc
 import re
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -48,12 +50,16 @@ def reducer_of(cls: type) -> Reducer | None:
         reason = _LIVE_ONLY.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
         if reason is not None:
             return _refusal(reason)
+    if issubclass(cls, threading.Thread):
+        return _thread
+    if issubclass(cls, threading.local):
+        return _local
     from capsule_kernel.state import arrays, resources, tables
 
     for reducers in (arrays.REDUCERS, tables.REDUCERS, resources.REDUCERS):
         if name in reducers:
             return reducers[name]
-    return arrays.reducer_of_subclass(cls)
+    return arrays.reducer_of_subclass(cls) or (_plain if _asks_itself(cls) else None)
 
 
 def _refusal(reason: str) -> Reducer:
@@ -68,6 +74,25 @@ def _derived(base: type) -> Reducer:
         return rebuild.value_of_builtin, (base, type(value), base(value)), getattr(value, "__dict__", None) or None
 
     return reduce_
+
+
+def _asks_itself(cls: Any) -> bool:
+    """Return whether pickle's question for `__setstate__` would reach the class's own `__getattr__`.
+
+    Of an object that is still empty, that often ends in a recursion: it asks for the attribute that it hands on to.
+    """
+    return (
+        isinstance(getattr(cls, "__getattr__", None), types.FunctionType)
+        and cls not in copyreg.dispatch_table
+        and cls.__reduce_ex__ is object.__reduce_ex__
+        and cls.__reduce__ is object.__reduce__
+        and not hasattr(cls, "__setstate__")
+    )
+
+
+def _plain(value: Any, _pickler: RecordPickler) -> Any:
+    reduced = (*object.__reduce_ex__(value, 5), None, None, None)[:5]
+    return reduced if reduced[2] is None else (*reduced, rebuild.fill_plain)
 
 
 _BASES = (tuple, str, bytes, int, float, complex, frozenset)
@@ -177,7 +202,14 @@ def _rlock(lock: Any, _pickler: RecordPickler) -> Any:
 
 
 def _local(local: Any, _pickler: RecordPickler) -> Any:
-    return revive.thread_local, (type(local), dict(vars(local)))
+    cls = type(local)
+    # Another thread would make its own values from what the constructor was given: of a dataclass, that is known.
+    given = (
+        {field.name: getattr(local, field.name) for field in dataclasses.fields(local) if field.init}
+        if (dataclasses.is_dataclass(cls))
+        else {}
+    )
+    return revive.thread_local, (cls, dict(vars(local)), *([given] if given else []))
 
 
 def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
@@ -187,10 +219,18 @@ def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
     return revive.simple_queue, (items,)
 
 
-def _thread(thread: Any, _pickler: RecordPickler) -> Any:
-    if thread.ident is not None:
+def _thread(thread: Any, pickler: RecordPickler) -> Any:
+    if thread.ident is None:
+        return thread.__reduce_ex__(4)
+    # After a fork, every other thread looks as if it had ended.
+    if thread.is_alive() or pickler.environment.has_foreign_threads:
         raise Unsaveable("a thread that was started")
-    return thread.__reduce_ex__(4)
+    kept = {name: value for name, value in vars(thread).items() if name not in _THREAD_OWN}
+    args = (type(thread), thread.name, thread.daemon, thread.ident, thread.native_id)
+    return revive.ended_thread, args, kept or None, None, None, rebuild.fill_plain
+
+
+_THREAD_OWN = frozenset(vars(threading.Thread()))
 
 
 def _context_variable(variable: contextvars.ContextVar[Any], _pickler: RecordPickler) -> Any:

@@ -69,3 +69,12 @@ def closed(cls: type, path: str, mode: str) -> Any:
     made.close()
     raw.name = path
     return made
+
+
+def closed_database() -> Any:
+    """Return a closed connection to an SQLite database."""
+    import sqlite3
+
+    made = sqlite3.connect(":memory:")
+    made.close()
+    return made

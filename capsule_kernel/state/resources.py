@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,10 @@ def _pending(file: Any, descriptor: int) -> bytes:
 
 
 def _database(connection: Any, pickler: RecordPickler) -> Any:
+    try:
+        connection.total_changes  # noqa: B018 - there is no other question
+    except sys.modules["sqlite3"].ProgrammingError:
+        return reopen.closed_database, ()
     if connection.in_transaction:
         raise Unsaveable("a database connection in the middle of a transaction")
     settings = {
@@ -96,10 +101,14 @@ def _mmap(mapping: Any, _pickler: RecordPickler) -> Any:
     raise Unsaveable("memory that is mapped from a file or shared with other processes")
 
 
-def _executor(executor: Any, _pickler: RecordPickler) -> Any:
-    if executor._work_queue.qsize() or executor._shutdown:  # noqa: SLF001 - there is no public question
-        raise Unsaveable("a pool of threads that has work, or was shut down")
-    return revive.executor, (executor._max_workers, executor._thread_name_prefix)  # noqa: SLF001 - as above
+def _executor(executor: Any, pickler: RecordPickler) -> Any:
+    is_shut_down = executor._shutdown  # noqa: SLF001 - there is no public question
+    if executor._work_queue.qsize() and not is_shut_down:  # noqa: SLF001 - as above
+        raise Unsaveable("a pool of threads that has work")
+    if is_shut_down and pickler.environment.has_foreign_threads:
+        raise Unsaveable("a pool of threads that was shut down, and may still work")
+    args = (executor._max_workers, executor._thread_name_prefix)  # noqa: SLF001 - as above
+    return revive.executor, (*args, True) if is_shut_down else args
 
 
 def _future(future: Any, _pickler: RecordPickler) -> Any:

@@ -95,11 +95,27 @@ def rlock(count: int) -> Any:
     return made
 
 
-def thread_local(cls: Any, values: dict[str, Any]) -> Any:
-    """Return thread-local data, with this thread's values."""
-    made = cls()
+def thread_local(cls: Any, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
+    """Return thread-local data, with this thread's values; other threads make theirs from what is `given`."""
+    made = cls(**(given or {}))
     vars(made).update(values)
     return made
+
+
+def ended_thread(cls: Any, name: str, daemon: bool, ident: int, native_id: int) -> Any:
+    """Return a thread that has ended, without what its class does in it."""
+    made = cls.__new__(cls)
+    threading.Thread.__init__(made, name=name, daemon=daemon)
+    made.run = _do_nothing
+    made.start()
+    made.join()
+    del made.run
+    made._ident, made._native_id = ident, native_id  # noqa: SLF001 - what `ident` and `native_id` show
+    return made
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def simple_queue(items: list[Any]) -> Any:
@@ -142,11 +158,14 @@ def items_view(mapping: dict[Hashable, Any]) -> Any:
     return mapping.items()
 
 
-def executor(max_workers: int, prefix: str) -> Any:
-    """Return an idle pool of threads."""
+def executor(max_workers: int, prefix: str, is_shut_down: bool = False) -> Any:
+    """Return an idle pool of threads, or one that takes no work any more."""
     from concurrent.futures import ThreadPoolExecutor
 
-    return ThreadPoolExecutor(max_workers, thread_name_prefix=prefix)
+    made = ThreadPoolExecutor(max_workers, thread_name_prefix=prefix)
+    if is_shut_down:
+        made.shutdown()
+    return made
 
 
 def done_future(cls: Any, result: Any, error: BaseException | None) -> Any:

@@ -135,6 +135,38 @@ TRAPS = {
         "import dataclasses as dc\n@dc.dataclass\nclass A:\n    x:int=1\n@dc.dataclass(kw_only=True)\nclass B(A):\n    y:list=dc.field(default_factory=list,repr=False)\n    k: dc.KW_ONLY=None if False else 0\nb=B(y=[1])",
         "import dataclasses as dc\n@dc.dataclass\nclass D(B):\n    z:int=3\nassert D(y=[2]).z==3 and b==B(y=[1]) and dc.fields(B)[1].default_factory is list",
     ),
+    "threads that have ended, pools that were shut down": (
+        "import threading, concurrent.futures\nclass T(threading.Thread):\n    def run(self): self.result=41\n"
+        "t=T(name='mine',daemon=True); t.start(); t.join(); u=threading.Thread(target=int); u.start(); u.join()\n"
+        "p=concurrent.futures.ThreadPoolExecutor(2); f=p.submit(int); f.result(); p.shutdown(); us=[u,t]; ident=t.ident",
+        "assert t.result==41 and t.name=='mine' and t.daemon and type(t) is T and us[1] is t and t.ident==ident\n"
+        "t.join(); u.join(); assert not t.is_alive() and not u.is_alive()\n"
+        "for again in (t.start, u.start, lambda: p.submit(int)):\n    try: again()\n    except RuntimeError: pass\n"
+        "    else: raise AssertionError(again)\n"
+        "import threading; assert threading.active_count()==1, threading.enumerate()",
+    ),
+    "objects that hand on what they are asked for": (
+        "class Proxy:\n    def __init__(self, to): self._to=to\n    def __getattr__(self, name): return getattr(self._to, name)\n"
+        "class Slotted:\n    __slots__=('_to',)\n    def __getattr__(self, name): return getattr(self._to, name)\n"
+        "class Many(list):\n    def __getattr__(self, name): return getattr(self._to, name)\n"
+        "p=Proxy([1]); q=Proxy(p); s=Slotted(); s._to={'a': 1}; m=Many([1,2]); m._to='x'\n"
+        "from tqdm import tqdm; import io\nbar=tqdm(total=3, file=io.StringIO()); bar.update(2); bar.close()",
+        "assert p.index(1)==0 and q._to is p and s.keys()=={'a'} and m==[1,2] and m.upper()=='X' and bar.n==2",
+    ),
+    "a console of rich, with what each of its threads has": (
+        "import rich.console, io, threading\nc=rich.console.Console(file=io.StringIO(), width=40); c.print('[b]one[/b]')",
+        "c.print('two')\nt=threading.Thread(target=c.print, args=('three',)); t.start(); t.join()\n"
+        "assert c.file.getvalue().split()==['one','two','three'], c.file.getvalue()",
+    ),
+    "a database that was closed": (
+        "import sqlite3; x=sqlite3.connect(':memory:'); x.close(); y=[x]",
+        "try: y[0].execute('select 1')\nexcept Exception as exc: assert 'closed' in str(exc) and y[0] is x\nelse: raise AssertionError",
+    ),
+    "classes that functions made": (
+        "def make():\n    class Made:\n        class In: pass\n    return Made\nM=make(); m=M(); i=M.In()",
+        "assert type(m).__qualname__=='make.<locals>.Made' and type(i) is M.In, type(m).__qualname__\n"
+        "assert M.In.__qualname__=='make.<locals>.Made.In'",
+    ),
     "annotations that are texts": (
         "from __future__ import annotations\ndef f(x: Foo) -> Bar: return x\nclass C:\n    a: Foo",
         "assert f.__annotations__=={'x':'Foo','return':'Bar'} and C.__annotations__=={'a':'Foo'}",
