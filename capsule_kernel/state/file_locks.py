@@ -36,7 +36,7 @@ def held_locks() -> list[FileLock]:
     found: dict[FileLock, None] = {}
     for descriptor in _regular_files():
         try:
-            text = _read(f"/proc/self/fdinfo/{descriptor}")
+            text = read_proc(f"/proc/self/fdinfo/{descriptor}")
         except OSError:
             # Closed meanwhile.
             continue
@@ -69,7 +69,8 @@ def take_again(locks: Sequence[FileLock]) -> None:
                 fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, lock.length, lock.start)
 
 
-def _read(path: str) -> bytes:
+def read_proc(path: str) -> bytes:
+    """Return the content of a short file of proc(5)."""
     # On the way of every snapshot: a file object takes longer than the kernel here.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -65,15 +65,22 @@ class Libraries:
                 pause(_OMP_PAUSE_HARD)
 
 
+_libc = ctypes.CDLL(None)
+_loads_seen = [0]
+
+
+def _see_loads(each: ctypes._Pointer[_Object], _size: int, _data: object) -> int:
+    _loads_seen[0] = each.contents.loads
+    return 1
+
+
+_note_loads = _Callback(_see_loads)
+
+
 def _loads() -> int:
-    found = [0]
-
-    def note(each: ctypes._Pointer[_Object], _size: int, _data: object) -> int:
-        found[0] = each.contents.loads
-        return 1
-
-    ctypes.CDLL(None).dl_iterate_phdr(_Callback(note), None)
-    return found[0]
+    # On the way of every snapshot: the callback is made once.
+    _libc.dl_iterate_phdr(_note_loads, None)
+    return _loads_seen[0]
 
 
 def _paths() -> set[str]:
@@ -83,7 +90,7 @@ def _paths() -> set[str]:
         found.add(os.fsdecode(each.contents.name or b""))
         return 0
 
-    ctypes.CDLL(None).dl_iterate_phdr(_Callback(note), None)
+    _libc.dl_iterate_phdr(_Callback(note), None)
     return found
 
 

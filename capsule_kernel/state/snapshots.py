@@ -132,7 +132,7 @@ def _native_thread() -> str:
         return ""
     for task in tasks:
         try:
-            name = Path(f"/proc/self/task/{task}/comm").read_text(encoding="utf-8", errors="replace").strip()
+            name = file_locks.read_proc(f"/proc/self/task/{task}/comm").decode(errors="replace").strip()
         except OSError:
             # It has ended meanwhile.
             continue

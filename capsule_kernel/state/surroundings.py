@@ -106,7 +106,7 @@ def _has_changed(file: Written) -> bool:
 
 def _children() -> list[int]:
     try:
-        words = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()
+        words = file_locks.read_proc(f"/proc/self/task/{os.getpid()}/children").split()
     except OSError:
         return []
     return [int(word) for word in words]
