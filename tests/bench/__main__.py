@@ -13,7 +13,7 @@ from pathlib import Path
 import capsule_kernel
 
 from .figures import FIGURES, Figure
-from .kernels import KERNELS
+from .kernels import DEFAULT, KERNELS
 from .process import KernelError, Scratch
 from .report import as_json, table
 from .rows import GROUPS, completion
@@ -21,6 +21,7 @@ from .run import Run
 
 _ROUNDS = 10
 _QUICK_ROUNDS = 3
+_DEFAULT = [kernel.name for kernel in DEFAULT]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help=f"default {_ROUNDS}; a p99 needs 10")
     parser.add_argument("--quick", action="store_true", help=f"a first impression: {_QUICK_ROUNDS} rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there")
-    parser.add_argument("--kernels", type=_kernels, default=list(KERNELS), help=f"default {','.join(KERNELS)}")
+    parser.add_argument("--kernels", type=_kernels, default=_DEFAULT, help=f"default {','.join(_DEFAULT)}")
     return parser
 
 

@@ -5,6 +5,8 @@ All run with every feature at its default. The interrupt mode is the one that th
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -28,10 +30,21 @@ class Kernel:
     @property
     def version(self) -> str:
         """The installed version, or "not installed"."""
+        if self.argv[0] != sys.executable:
+            return _version_for(self.argv[0], self.distribution)
         try:
             return metadata.version(self.distribution)
         except metadata.PackageNotFoundError:
             return "not installed"
+
+
+def _version_for(python: str, distribution: str) -> str:
+    code = f"from importlib import metadata; print(metadata.version({distribution!r}))"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "not installed"
+    return done.stdout.strip()
 
 
 CAPSULE = Kernel(
@@ -53,4 +66,13 @@ XEUS = Kernel(
     interrupt_mode="signal",
 )
 
-KERNELS = {kernel.name: kernel for kernel in (CAPSULE, IPYKERNEL, XEUS)}
+KISHU = Kernel(
+    name="kishu",
+    distribution="kishu",
+    argv=(os.environ.get("CAPSULE_BENCH_KISHU", ""), "-m", "ipykernel_launcher", "-f", "{connection_file}"),
+    interrupt_mode="signal",
+)
+"""ipykernel with Kishu, by an interpreter of its own (see `rows.kishu`): only where it is asked for."""
+
+DEFAULT = (CAPSULE, IPYKERNEL, XEUS)
+KERNELS = {kernel.name: kernel for kernel in (*DEFAULT, KISHU)}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from capsule_kernel import checkpoints
 from tests.bench.kernels import CAPSULE
 from tests.bench.process import KernelError
+from tests.bench.rows import kishu
+from tests.bench.rows.kishu import FRAME, ROWS_100_MB, ROWS_200_MB
 from tests.differential import NOTEBOOKS, source
 
 if TYPE_CHECKING:
@@ -20,14 +22,13 @@ if TYPE_CHECKING:
     from tests.bench.client import Client
     from tests.bench.run import Run
 
-_FRAME = "import numpy as np, pandas as pd; df = pd.DataFrame(np.random.rand({rows}, 20))"
-_ROWS_100_MB, _ROWS_200_MB = 625_000, 1_250_000
 _PROOF_DEADLINE_S = 60.0
 QUICK = ("pandas_basics", "tutorial_python", "bank_account_classes")
 
 
 def measure(run: Run) -> None:
     """Take and restore checkpoints of small and large state."""
+    kishu.measure_bytes(run)
     if CAPSULE not in run.kernels:
         return
     for round_ in range(run.few_rounds):
@@ -39,12 +40,12 @@ def measure(run: Run) -> None:
             for number in range(5):
                 client.execute_ok(run.tag(f"x.append({number})"))
                 run.record(CAPSULE, "checkpoint_small", client.execute("%checkpoint") * 1000)
-            client.execute_ok(_FRAME.format(rows=_ROWS_100_MB))
+            client.execute_ok(FRAME.format(rows=ROWS_100_MB))
             client.execute_ok("%checkpoint frame")
             client.execute_ok("h = df.head()")
             client.execute_ok("%checkpoint")
             run.record(CAPSULE, "checkpoint_head", _newest(folder).added_bytes / 1000)
-            client.execute_ok(_FRAME.format(rows=_ROWS_200_MB))
+            client.execute_ok(FRAME.format(rows=ROWS_200_MB))
             client.execute_ok("%checkpoint wide")
             client.execute_ok("df[7] = np.random.rand(len(df))")
             run.record(CAPSULE, "checkpoint_column_time", client.execute("%checkpoint") * 1000)
