@@ -16,12 +16,13 @@ from typing import Any
 
 
 class _Postponed(ModuleType):
-    """A module for those who imported it early: takes its place, and fills itself, when they ask for something."""
+    """A module for those who imported it early: imports the real one when they ask for something."""
 
     def __getattr__(self, name: str) -> Any:
-        module = importlib.import_module(self.__name__)
-        vars(self).update(vars(module))
-        return getattr(module, name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+_made: list[_Postponed] = []
 
 
 @contextmanager
@@ -34,6 +35,7 @@ def postponed(*names: str) -> Iterator[None]:
         names: the modules to postpone. What is imported inside must not take anything from them while it is imported.
     """
     stand_ins = {name: _Postponed(name) for name in names if name not in sys.modules}
+    _made.extend(stand_ins.values())
     sys.modules.update(stand_ins)
     try:
         yield
@@ -41,3 +43,14 @@ def postponed(*names: str) -> Iterator[None]:
         for name, stand_in in stand_ins.items():
             if sys.modules.get(name) is stand_in:
                 del sys.modules[name]
+
+
+def catch_up(package: str) -> None:
+    """Import what was postponed, and have a package's modules hold it as if it never had been."""
+    for stand_in in _made:
+        module = importlib.import_module(stand_in.__name__)
+        for name, user in list(sys.modules.items()):
+            if name.partition(".")[0] == package:
+                found = [key for key, value in vars(user).items() if value is stand_in]
+                vars(user).update(dict.fromkeys(found, module))
+    _made.clear()

@@ -7,9 +7,9 @@ SCRIPT = """\
 import sys
 from capsule_kernel.postponed import postponed
 
-with postponed("ssl", "asyncio.sslproto", "json"):
+with postponed("ssl", "asyncio.sslproto"):
     import asyncio
-assert not {"ssl", "asyncio.sslproto", "json"} & sys.modules.keys()
+assert not {"ssl", "asyncio.sslproto"} & sys.modules.keys()
 
 async def main():
     import ssl
@@ -46,6 +46,19 @@ asyncio.run(main())
 def test_tls_over_asyncio() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("hello\n", 0), done.stderr
+
+
+def test_catching_up_leaves_no_trace() -> None:
+    code = (
+        "import sys\nfrom capsule_kernel.postponed import catch_up, postponed\n"
+        "with postponed('ssl', 'asyncio.sslproto'):\n    import asyncio\n"
+        "early = asyncio.base_events.ssl\ncatch_up('asyncio')\n"
+        "from asyncio import base_events, selector_events\nimport ssl\n"
+        "assert early is not ssl and base_events.ssl is ssl is selector_events.ssl\n"
+        "assert base_events.sslproto is asyncio.sslproto is sys.modules['asyncio.sslproto'] is selector_events.sslproto"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_there_already_is_left_alone() -> None:

@@ -105,7 +105,6 @@ class Kernel:
         self._wire = wire
         self._clock = clock
         self._loop = loop
-        # One prefix for the front's life: tracebacks and breakpoints survive a change of worker.
         self._stopped: asyncio.Future[int] = loop.create_future()
         self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -503,6 +502,7 @@ class Kernel:
 
     @functools.cached_property
     def _cell_prefix(self) -> str:
+        """Where cells lie, as they say: one for the front's life, so that breakpoints survive a change of worker."""
         from tempfile import gettempdir  # a start does not wait for it
 
         return os.path.join(gettempdir(), f"ipykernel_{os.getpid()}", "")

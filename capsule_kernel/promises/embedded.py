@@ -1,4 +1,4 @@
-"""The embedded store for one event loop: its requests run on a thread of their own, several in one transaction.
+"""The embedded store for one event loop: what waits for others, or for the disk, runs on a thread of its own.
 
 Whoever waits for a promise is woken by the process that settles it, through a socket; where that fails, by a look at
 the log four times a second. Nothing is opened before the first request.
@@ -17,7 +17,7 @@ from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromiseNotFound, PromiseRejected, PromisesUnavailable
 from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Created, Settled, Statistics
-from capsule_kernel.promises.model import FAR_FUTURE_MS, Promise, Settlement, State
+from capsule_kernel.promises.model import Promise, Settlement, State
 from capsule_kernel.promises.notes import Notes, creation, settling
 from capsule_kernel.promises.outcome import MISSING, OK, Outcome
 from capsule_kernel.promises.retention import Collected
@@ -116,7 +116,7 @@ class EmbeddedPromises:
         """Return a promise; one that is overdue is settled by that."""
         self._notes.hurry()
         promise = await self._thread.find(promise_id)
-        if promise is not None and promise.is_pending and promise.timeout_at_ms < FAR_FUTURE_MS:
+        if promise is not None and promise.is_pending and promise.timeout_at_ms <= self._clock.unix_ms():
             outcome = (await self._thread.apply([rq.PromiseGet(id=promise_id)]))[0]
             return outcome.promises.get(promise_id, promise)
         return promise

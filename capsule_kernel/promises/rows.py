@@ -37,10 +37,10 @@ class SqliteRows:
     def watchers(self, promise_id: str) -> tuple[list[str], list[str]]:
         """Return the tasks to resume and the addresses to tell when a promise is settled, each in their order."""
         query = (
-            "SELECT awaiter, NULL FROM wait WHERE awaited = ?1 UNION ALL "
-            "SELECT NULL, address FROM listener WHERE promise = ?1"
+            "SELECT awaiter, NULL FROM wait WHERE awaited = ? UNION ALL "
+            "SELECT NULL, address FROM listener WHERE promise = ?"
         )
-        found = self._connection.execute(query, (promise_id,)).fetchall()
+        found = self._connection.execute(query, (promise_id, promise_id)).fetchall()
         return sorted(row[0] for row in found if row[0] is not None), sorted(row[1] for row in found if row[0] is None)
 
     def branch(self, branch: str) -> list[Promise]:

@@ -21,7 +21,7 @@ from capsule_kernel.promises.outcome import Outcome
 from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rows import SqliteRows
-from capsule_kernel.promises.schema import BUSY_MS, connect, translated
+from capsule_kernel.promises.schema import BUSY_MS, FORMAT, connect, translated
 
 _TASKS_MAX = 10_000
 _CHECKPOINT_BUSY_MS = 50
@@ -66,7 +66,7 @@ class Store:
         self._open()
 
     def quick(self) -> Store:
-        """Return another connection, with the same bell, that waits for no other process and not for the disk.
+        """Return another connection, with the same bell, that waits for no other process and hardly ever for the disk.
 
         What it writes stays in the log that SQLite writes ahead until somebody calls `checkpoint`.
         """
@@ -80,10 +80,13 @@ class Store:
         Most of it is moved beside whoever writes. They are held up for the rest, and for a moment at most.
         """
         with translated(self.path):
+            self._follow_file()
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._connection.execute(f"PRAGMA busy_timeout={_CHECKPOINT_BUSY_MS}")
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                # Whoever writes first to a log that begins anew waits for the disk: better here than on a loop.
+                self._connection.execute(f"PRAGMA user_version={FORMAT}")
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout={self._busy_ms}")
 
@@ -236,6 +239,7 @@ class Store:
             return [LogEntry(*row) for row in self._connection.execute(query, (seq,))]
 
     def _open(self) -> None:
+        self._identity: tuple[int, int] | None = None
         self._connection = connect(self.path, self._clock, self._busy_ms)
         if self._is_quick:
             self._connection.execute("PRAGMA wal_autocheckpoint=0")

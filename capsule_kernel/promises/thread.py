@@ -1,8 +1,8 @@
-"""The thread that owns an embedded store: waiting for the disk or for another process holds up nobody else.
+"""The thread that owns an embedded store: waiting for the disk, or for another process, holds up nobody else.
 
 Requests that come while it works are carried out together, in one transaction. A request that somebody waits for, with
 nothing before it and no other process writing, is carried out on the loop itself, by a second connection that never
-waits: it takes less than the way to the thread and back.
+waits for either: it takes less than the way to the thread and back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ the file. That waits for the disk."""
 class _Job:
     """One piece of work, and who waits for it."""
 
-    __slots__ = ("error", "function", "future", "is_durable", "is_urgent", "loop", "requests", "result")
+    __slots__ = ("error", "function", "future", "is_awaited", "is_durable", "is_urgent", "loop", "requests", "result")
 
     def __init__(
         self,
@@ -38,18 +38,20 @@ class _Job:
         *,
         is_durable: bool = False,
         is_urgent: bool = False,
+        is_awaited: bool = True,
     ) -> None:
         self.function = function
         self.requests = requests
         self.is_durable = is_durable
         self.is_urgent = is_urgent
+        self.is_awaited = is_awaited
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
 
     def finish(self) -> None:
-        if self.future.done():
+        if self.future.done() or not self.is_awaited:
             return
         if self.error is not None:
             self.future.set_exception(self.error)
@@ -72,7 +74,8 @@ class StoreThread:
         # For the loop; opened and closed by the thread.
         self._quick: Store | None = None
         self._quick_count = 0
-        self._waiting = 0
+        # Jobs that have not been carried out, also where whoever asked has given up: nothing may overtake them.
+        self._ahead = 0
         self._is_stopped = False
 
     async def apply(
@@ -86,7 +89,7 @@ class StoreThread:
             is_urgent: whether somebody waits for what it leads to.
         """
         is_urgent = is_urgent and not is_durable
-        if is_urgent and self._quick is not None and not self._waiting and not self._is_stopped:
+        if is_urgent and self._quick is not None and not self._ahead and not self._is_stopped:
             with contextlib.suppress(PromisesUnavailable):  # the thread has the patience, or says what is wrong
                 done = self._quick.apply(requests)
                 self._tidy()
@@ -96,7 +99,7 @@ class StoreThread:
 
     async def find(self, promise_id: str) -> Promise | None:
         """Return a promise as it is stored (see `Store.find`)."""
-        if self._quick is not None and not self._waiting and not self._is_stopped:
+        if self._quick is not None and not self._ahead and not self._is_stopped:
             with contextlib.suppress(PromisesUnavailable):
                 return self._quick.find(promise_id)
         return await self.call(lambda store: store.find(promise_id))
@@ -126,7 +129,8 @@ class StoreThread:
     def _tidy(self) -> None:
         self._quick_count += 1
         if self._quick_count % _TIDY_EVERY == 0:
-            self._jobs.put(_Job(Store.checkpoint))
+            # One that fails is tried again after as many; a disk that is full shows in what is asked, too.
+            self._jobs.put(_Job(Store.checkpoint, is_awaited=False))
 
     def _put(self, job: _Job) -> asyncio.Future[Any]:
         if self._is_stopped:
@@ -135,13 +139,15 @@ class StoreThread:
             # Not waited for at exit: a disk that hangs must not keep the process.
             self._thread = threading.Thread(target=self._run, name="promises", daemon=True)
             self._thread.start()
-        self._waiting += 1
-        job.future.add_done_callback(self._forget)
+        self._ahead += 1
         self._jobs.put(job)
         return job.future
 
-    def _forget(self, _: asyncio.Future[Any]) -> None:
-        self._waiting -= 1
+    def _finish(self, jobs: list[_Job]) -> None:
+        """On the loop: hand over what the thread has done."""
+        for job in jobs:
+            self._ahead -= job.is_awaited
+            job.finish()
 
     def _run(self) -> None:
         try:
@@ -155,11 +161,11 @@ class StoreThread:
                 for loop in loops:
                     done = [job for job in jobs if job.loop is loop]
                     try:
-                        loop.call_soon_threadsafe(_finish, done)
+                        loop.call_soon_threadsafe(self._finish, done)
                     except RuntimeError:  # the loop was closed: nobody waits any more
                         continue
                 if self._store is not None and any(job.is_urgent for job in jobs):
-                    with contextlib.suppress(PromisesUnavailable):
+                    with contextlib.suppress(Exception):  # it is not needed, and tried again with the next
                         self._open_quick(self._store)
                 if is_last:
                     return
@@ -210,8 +216,3 @@ class StoreThread:
         except Exception as exc:  # noqa: BLE001 - the top of a thread: whoever asked gets the error
             for job in jobs:
                 job.error = exc
-
-
-def _finish(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.finish()

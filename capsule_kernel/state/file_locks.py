@@ -74,7 +74,11 @@ def read_proc(path: str) -> bytes:
     # On the way of every snapshot: a file object takes longer than the kernel here.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, _INFO_BYTES)
+        content = found = os.read(descriptor, _INFO_BYTES)
+        while found:  # it comes in pieces of a page
+            found = os.read(descriptor, _INFO_BYTES)
+            content += found
+        return content
     finally:
         os.close(descriptor)
 

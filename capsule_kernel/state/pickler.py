@@ -50,6 +50,8 @@ class Environment:
     """Ids of texts that must not be written down."""
     secret_hashes: frozenset[int] = frozenset()
     """`hash()` of the same texts, in this process: a copy is a secret too."""
+    alive_threads: frozenset[int] = frozenset()
+    """Ids of the `Thread` objects that were alive when the fork was made: after it, they look as if they had ended."""
     has_foreign_threads: bool = False
     """Whether threads of user code ran when the fork was made: a lock that is held may be held by one of them."""
     labels: dict[int, str] = field(init=False)

@@ -82,11 +82,10 @@ def fill_function(made: types.FunctionType, state: dict[str, Any]) -> None:
 
 def fill_plain(made: Any, state: Any) -> None:
     """Give an object its attributes, as pickle does, without asking the object for anything."""
-    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     if attributes:
-        object.__getattribute__(made, "__dict__").update(
-            (sys.intern(name), value) for name, value in attributes.items()
-        )
+        own = object.__getattribute__(made, "__dict__")
+        own.update((sys.intern(name) if type(name) is str else name, value) for name, value in attributes.items())
     for name, value in (slots or {}).items():
         object.__setattr__(made, name, value)
 

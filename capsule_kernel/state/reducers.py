@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import copyreg
-import dataclasses
 import gc
 import re
 import threading
@@ -50,10 +49,11 @@ def reducer_of(cls: type) -> Reducer | None:
         reason = _LIVE_ONLY.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
         if reason is not None:
             return _refusal(reason)
-    if issubclass(cls, threading.Thread):
-        return _thread
-    if issubclass(cls, threading.local):
-        return _local
+    if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
+        if issubclass(cls, threading.Thread):
+            return _thread
+        if issubclass(cls, threading.local):
+            return _local
     from capsule_kernel.state import arrays, resources, tables
 
     for reducers in (arrays.REDUCERS, tables.REDUCERS, resources.REDUCERS):
@@ -202,14 +202,12 @@ def _rlock(lock: Any, _pickler: RecordPickler) -> Any:
 
 
 def _local(local: Any, _pickler: RecordPickler) -> Any:
-    cls = type(local)
-    # Another thread would make its own values from what the constructor was given: of a dataclass, that is known.
-    given = (
-        {field.name: getattr(local, field.name) for field in dataclasses.fields(local) if field.init}
-        if (dataclasses.is_dataclass(cls))
-        else {}
-    )
-    return revive.thread_local, (cls, dict(vars(local)), *([given] if given else []))
+    # What its constructor was given, from which other threads make values of their own: nothing but the collector asks.
+    referents = gc.get_referents(local)
+    args = next((found for found in referents if type(found) is tuple), ())
+    keywords = next((found for found in referents if type(found) is dict and set(map(type, found)) == {str}), {})
+    given = (args, keywords) if args or keywords else ()
+    return revive.thread_local, (type(local), dict(vars(local)), *given)
 
 
 def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
@@ -222,15 +220,17 @@ def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
 def _thread(thread: Any, pickler: RecordPickler) -> Any:
     if thread.ident is None:
         return thread.__reduce_ex__(4)
-    # After a fork, every other thread looks as if it had ended.
-    if thread.is_alive() or pickler.environment.has_foreign_threads:
-        raise Unsaveable("a thread that was started")
-    kept = {name: value for name, value in vars(thread).items() if name not in _THREAD_OWN}
+    if thread.is_alive() or id(thread) in pickler.environment.alive_threads:
+        raise Unsaveable("a thread that runs")
+    state: Any = object.__getstate__(thread)
+    attributes, slots = state if isinstance(state, tuple) else (state, {})
+    kept = {name: value for name, value in attributes.items() if name not in _THREAD_OWN}
     args = (type(thread), thread.name, thread.daemon, thread.ident, thread.native_id)
-    return revive.ended_thread, args, kept or None, None, None, rebuild.fill_plain
+    filled = (kept, slots) if slots else kept or None
+    return revive.ended_thread, args, filled, None, None, rebuild.fill_plain
 
 
-_THREAD_OWN = frozenset(vars(threading.Thread()))
+_THREAD_OWN = frozenset(vars(threading.Thread(name="like all")))
 
 
 def _context_variable(variable: contextvars.ContextVar[Any], _pickler: RecordPickler) -> Any:

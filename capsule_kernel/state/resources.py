@@ -105,8 +105,8 @@ def _executor(executor: Any, pickler: RecordPickler) -> Any:
     is_shut_down = executor._shutdown  # noqa: SLF001 - there is no public question
     if executor._work_queue.qsize() and not is_shut_down:  # noqa: SLF001 - as above
         raise Unsaveable("a pool of threads that has work")
-    if is_shut_down and pickler.environment.has_foreign_threads:
-        raise Unsaveable("a pool of threads that was shut down, and may still work")
+    if is_shut_down and not pickler.environment.alive_threads.isdisjoint(map(id, executor._threads)):  # noqa: SLF001 - as above
+        raise Unsaveable("a pool of threads that was shut down, and still works")
     args = (executor._max_workers, executor._thread_name_prefix)  # noqa: SLF001 - as above
     return revive.executor, (*args, True) if is_shut_down else args
 

@@ -95,21 +95,21 @@ def rlock(count: int) -> Any:
     return made
 
 
-def thread_local(cls: Any, values: dict[str, Any], given: dict[str, Any] | None = None) -> Any:
-    """Return thread-local data, with this thread's values; other threads make theirs from what is `given`."""
-    made = cls(**(given or {}))
+def thread_local(cls: Any, values: dict[str, Any], args: Any = (), keywords: Any = None) -> Any:
+    """Return thread-local data, with this thread's values. Others make theirs of what the constructor was given."""
+    made = cls.__new__(cls, *args, **(keywords or {}))
     vars(made).update(values)
     return made
 
 
 def ended_thread(cls: Any, name: str, daemon: bool, ident: int, native_id: int) -> Any:
-    """Return a thread that has ended, without what its class does in it."""
+    """Return a thread that has ended. Nothing that its class says runs: it may need attributes that come later."""
     made = cls.__new__(cls)
     threading.Thread.__init__(made, name=name, daemon=daemon)
-    made.run = _do_nothing
-    made.start()
-    made.join()
-    del made.run
+    vars(made)["run"] = _do_nothing
+    threading.Thread.start(made)
+    threading.Thread.join(made)
+    del vars(made)["run"]
     made._ident, made._native_id = ident, native_id  # noqa: SLF001 - what `ident` and `native_id` show
     return made
 

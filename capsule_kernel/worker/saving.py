@@ -224,11 +224,8 @@ class Saving:
         ticket = time.monotonic_ns()
         try:
             with sock, childs, self._parked() as own:
-                foreign = [
-                    thread
-                    for thread in threading.enumerate()
-                    if thread not in own and thread is not threading.main_thread()
-                ]
+                alive = threading.enumerate()
+                foreign = [thread for thread in alive if thread not in own and thread is not threading.main_thread()]
                 role, helper = snapshots.fork_snapshot()
                 if role is Role.SNAPSHOT:
                     result.close()
@@ -247,6 +244,7 @@ class Saving:
                             secret_hashes=frozenset(
                                 hash(form) for text in self._secrets for form in (text, text.encode(errors="replace"))
                             ),
+                            alive_threads=frozenset(map(id, alive)),
                             has_foreign_threads=bool(foreign),
                         ),
                         around=lambda: ambient.read(before, self._environ) | self._outputs(),

@@ -125,8 +125,8 @@ class Source(stack_data.core.Source):
         self._asttokens = None
         self._asttext = None
         is_collecting = gc.isenabled()
-        gc.disable()  # a tree is no garbage, and would be looked through again and again while it grows
         try:
+            gc.disable()  # a tree is no garbage, and would be looked through again and again while it grows
             self.tree = ast.parse(self.text, filename=filename)
         except (SyntaxError, ValueError):
             parts = _Parts([])
@@ -178,12 +178,14 @@ class _Part:
     @property
     def by_line(self) -> dict[int, list[ast.AST]]:
         """The nodes of each line, in the order of a breadth-first walk; all of them know their parent."""
-        if self._by_line is None:
-            self._by_line = {}
+        found = self._by_line
+        if found is None:
+            found = {}
             for node in self._walk():
                 for line in executing.executing.node_linenos(node):
-                    self._by_line.setdefault(line, []).append(node)
-        return self._by_line
+                    found.setdefault(line, []).append(node)
+            self._by_line = found  # whole: other threads look, too
+        return found
 
     def qualname(self, key: tuple[str, int]) -> str | None:
         """Return the qualified name of a function or class, by its name and first line."""

@@ -9,6 +9,7 @@ import sys
 
 from IPython.extensions import storemagic
 
+from capsule_kernel.postponed import catch_up
 from capsule_kernel.wire.worker_messages import ZygoteOptions
 from capsule_kernel.worker import comms, loop, output, parents, root, tracebacks
 from capsule_kernel.worker.app import IPKernelApp
@@ -18,6 +19,7 @@ def prepare(options: ZygoteOptions) -> tuple[IPKernelApp, list[str]]:
     """Return the configured application and one line for each module that could not be preloaded."""
     gc.disable()
     _ = root, storemagic
+    catch_up("asyncio")  # user code finds it as everywhere
     # What is read from /proc is ASCII. In a worker its codec would be imported through hooks that user code has set.
     codecs.lookup("ascii")
     loop.teach_asyncio()

@@ -3,6 +3,7 @@ import contextlib
 import sqlite3
 import stat
 import sys
+import threading
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import pytest
 
 from capsule_kernel.errors import PromiseNotFound, PromisesUnavailable
 from capsule_kernel.promises.embedded import EmbeddedPromises
+from capsule_kernel.promises.store import Store
 
 _SETTLER = """
 import asyncio, sys
@@ -275,6 +277,7 @@ async def test_another_process_that_writes_holds_up_its_request_and_not_the_loop
     promises: EmbeddedPromises, path: str
 ) -> None:
     await promises.create("a")
+    await promises._thread.quick()
     other = sqlite3.connect(path, isolation_level=None)
     try:
         other.execute("BEGIN IMMEDIATE")
@@ -315,3 +318,46 @@ async def test_stop_closes_every_connection(path: str) -> None:
     assert not [name for name in open_files() if name.startswith(path)]
     # The last connection that is closed moves what was written ahead into the file, and removes the log.
     assert not Path(path + "-wal").exists()
+
+
+async def test_nothing_overtakes_what_somebody_gave_up(promises: EmbeddedPromises, path: str) -> None:
+    """A question whose creation took too long is canceled: that must not come before the creation."""
+    await promises._thread.quick()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await promises.create("question")
+        release = threading.Timer(0.2, lambda: other.execute("COMMIT"))
+        release.start()
+        canceled = await promises.settle("question", "rejected_canceled")
+        release.join()
+    finally:
+        other.close()
+    assert canceled.is_winner
+    assert (await promises.get("question")) == canceled.promise
+
+
+async def test_a_file_deleted_under_us_is_kept_small_too(promises: EmbeddedPromises, path: str) -> None:
+    await promises.create("a")
+    await promises._thread.quick()
+    for file in Path(path).parent.glob("promises.sqlite3*"):
+        if file.is_file():
+            file.unlink()
+    for number in range(450):
+        await promises.create(f"exec:k-{number}", "x" * 1000)
+    await promises.call(lambda _: None)
+    assert Path(path).stat().st_size > 400_000
+
+
+async def test_a_second_connection_that_cannot_be_opened_is_done_without(
+    promises: EmbeddedPromises, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_store: Store) -> Store:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Store, "quick", refuse)
+    for number in range(3):
+        assert (await promises.create(f"a-{number}")).is_new
+    assert len(await promises.search(prefix="a-")) == 3

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 import types
 from pathlib import Path
@@ -73,11 +74,12 @@ def take(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     for cell in job["cells"]:
         exec(compile(cell, "<cell>", "exec", dont_inherit=True), namespace)
         before_fork = ambient.read_before_fork()
+        alive = frozenset(map(id, threading.enumerate()))
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                answer = _store(namespace, job, before_fork, environ_at_start)
+                answer = _store(namespace, job, before_fork, environ_at_start, alive)
             except BaseException:  # noqa: BLE001 - the test shows it
                 answer = {"error": traceback.format_exc()}
             with os.fdopen(writing, "w") as pipe:
@@ -94,11 +96,16 @@ def take(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _store(
-    namespace: dict[str, Any], job: dict[str, Any], before_fork: dict[str, Any], environ_at_start: dict[str, str]
+    namespace: dict[str, Any],
+    job: dict[str, Any],
+    before_fork: dict[str, Any],
+    environ_at_start: dict[str, str],
+    alive: frozenset[int],
 ) -> dict[str, Any]:
     environment = Environment(
         engine={"namespace": namespace, "stdout": sys.stdout, "stderr": sys.stderr},
         secret_hashes=frozenset(hash(text) for text in namespace.get("internal", ())),
+        alive_threads=alive,
         has_foreign_threads=bool(job.get("has_foreign_threads")),
     )
     with Store(Path(job["store"])) as store:

@@ -183,6 +183,15 @@ LIVE_ONLY = {
     "a plan of polars": ("import polars; x = polars.LazyFrame({'a': [1]})", "a plan of polars"),
     "a socket": ("import socket; x = socket.socket()", "connection"),
     "a child process": ("import subprocess; x = subprocess.Popen(['true']); x.wait()", "child process"),
+    "a thread that runs": (
+        "import threading; x = threading.Thread(target=threading.Event().wait, daemon=True); x.start()",
+        "thread",
+    ),
+    "a pool that was shut down and still works": (
+        "import threading; from concurrent.futures import ThreadPoolExecutor; stop = threading.Event()\n"
+        "x = ThreadPoolExecutor(); f = x.submit(stop.wait, 5); x.shutdown(wait=False)",
+        "threads",
+    ),
     "a temporary folder": ("import tempfile; x = tempfile.TemporaryDirectory()", "temporary"),
     "an error of __reduce__": ("class C:\n    def __reduce__(self): raise RuntimeError('no!')\nx = C()", "no!"),
     "a hash object": ("import hashlib; x = hashlib.md5()", "pickle"),
@@ -229,18 +238,6 @@ def test_a_lock_held_while_other_threads_ran_is_live_only(journey: Journey) -> N
     )
     assert took["names"]["a"]["status"] == "live only"
     assert took["names"]["b"]["status"] == "saved"
-
-
-def test_a_thread_that_may_run_where_it_was_forked_from_is_live_only(journey: Journey) -> None:
-    took = journey.take(
-        "import threading, concurrent.futures; t = threading.Thread(target=int); t.start(); t.join()\n"
-        "p = concurrent.futures.ThreadPoolExecutor(); p.shutdown(wait=False)\n"
-        "r = threading.Thread(target=threading.Event().wait, daemon=True); r.start()",
-        has_foreign_threads=True,
-    )
-    for name in ("t", "p", "r"):
-        assert took["names"][name]["status"] == "live only"
-        assert "thread" in took["names"][name]["reason"]
 
 
 def test_writing_down_an_open_file_writes_nothing_to_it(journey: Journey) -> None:

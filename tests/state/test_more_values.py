@@ -145,13 +145,29 @@ TRAPS = {
         "    else: raise AssertionError(again)\n"
         "import threading; assert threading.active_count()==1, threading.enumerate()",
     ),
+    "threads whose class says more, and have ended": (
+        "import threading\nclass R(threading.Thread):\n    __slots__=('extra',)\n    def run(self): self._return=3\n"
+        "    def join(self, *args):\n        super().join(*args)\n        return self._return\n"
+        "    def start(self):\n        starts.append(1)\n        super().start()\nstarts=[]\n"
+        "r=R(); r.extra=5; r.start(); r.join()",
+        "assert r.join()==3 and r.extra==5 and starts==[1] and not r.is_alive()",
+    ),
+    "data of threads whose class has a constructor": (
+        "import threading\nclass L(threading.local):\n    def __init__(self, label, *, user='nobody'):\n"
+        "        self.label=label; self.user=user; self.items=[]\nl=L('t', user='me'); l.user='alice'; l.items.append(1)\n"
+        "import dataclasses\n@dataclasses.dataclass\nclass D(threading.local):\n    size: int\n"
+        "    items: list = dataclasses.field(default_factory=list)\nd=D(4); d.items.append(1); bare=threading.local(); bare.x=1",
+        "import threading\nseen=[]\ndef look(): seen.append((l.label, l.user, l.items, d.size, d.items, vars(bare)))\n"
+        "t=threading.Thread(target=look); t.start(); t.join(); look()\n"
+        "assert seen==[('t','me',[],4,[],{}), ('t','alice',[1],4,[1],{'x':1})], seen",
+    ),
     "objects that hand on what they are asked for": (
         "class Proxy:\n    def __init__(self, to): self._to=to\n    def __getattr__(self, name): return getattr(self._to, name)\n"
         "class Slotted:\n    __slots__=('_to',)\n    def __getattr__(self, name): return getattr(self._to, name)\n"
         "class Many(list):\n    def __getattr__(self, name): return getattr(self._to, name)\n"
-        "p=Proxy([1]); q=Proxy(p); s=Slotted(); s._to={'a': 1}; m=Many([1,2]); m._to='x'\n"
+        "p=Proxy([1]); q=Proxy(p); s=Slotted(); s._to={'a': 1}; m=Many([1,2]); m._to='x'; vars(p)[7]=8\n"
         "from tqdm import tqdm; import io\nbar=tqdm(total=3, file=io.StringIO()); bar.update(2); bar.close()",
-        "assert p.index(1)==0 and q._to is p and s.keys()=={'a'} and m==[1,2] and m.upper()=='X' and bar.n==2",
+        "assert p.index(1)==0 and vars(p)[7]==8 and q._to is p and s.keys()=={'a'} and m==[1,2] and m.upper()=='X' and bar.n==2",
     ),
     "a console of rich, with what each of its threads has": (
         "import rich.console, io, threading\nc=rich.console.Console(file=io.StringIO(), width=40); c.print('[b]one[/b]')",

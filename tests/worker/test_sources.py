@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 import textwrap
+import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,25 @@ def test_a_part_answers_as_the_whole_file(text: str) -> None:
         assert [described(node) for node in ours._nodes_by_line[line]] == expected, line
     for key, qualname in plain._qualnames.items():
         assert ours._qualnames.get(key, "missing") == qualname
+
+
+def test_threads_that_look_at_once_find_the_same() -> None:
+    lines = tuple(Path(subprocess.__file__).read_text().splitlines(keepends=True))
+    plain = [len(nodes) for nodes in map(PLAIN("file", lines)._nodes_by_line.__getitem__, range(len(lines)))]
+    ours = sources.Source("file", lines)
+    begin = threading.Barrier(4)
+
+    def look(_: int) -> list[int]:
+        begin.wait(30)
+        return [len(ours._nodes_by_line[line]) for line in range(len(lines))]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(look, range(4))) == [plain] * 4
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_a_name_that_is_not_there() -> None:

@@ -38,7 +38,7 @@ def client_of(run: Run, kernel: Kernel) -> Iterator[Client]:
             for file in run.scratch.cwd.glob("kept.*"):
                 file.unlink()
             nbformat.write(nbformat.v4.new_notebook(), run.scratch.cwd / "kept.ipynb")
-            client.execute("from kishu import init_kishu; init_kishu('kept.ipynb')")
+            client.execute_ok("from kishu import init_kishu; init_kishu('kept.ipynb')")
         yield client
 
 
