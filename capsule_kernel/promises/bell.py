@@ -92,6 +92,9 @@ class Bell:
                     continue  # full: it has not even read the earlier rings
 
     def _others(self) -> tuple[str, ...]:
+        # Mostly nobody waits, and there is no folder: an error takes longer than the question.
+        if not os.access(self.folder, os.F_OK):
+            return ()
         try:
             changed_ns = os.stat(self.folder).st_mtime_ns
             if changed_ns != self._known_at_ns:
