@@ -11,6 +11,10 @@ from capsule_kernel.promises.model import BRANCH_TAG, FAR_FUTURE_MS, Promise, St
 from capsule_kernel.promises.outcome import Execute, Outcome, Unblock
 
 _PROMISE = "id, state, param, value, tags, timeout_at, created_at, settled_at"
+_ONE = (
+    f"SELECT {_PROMISE}, EXISTS (SELECT 1 FROM wait WHERE awaited = promise.id UNION ALL "
+    "SELECT 1 FROM listener WHERE promise = promise.id) FROM promise WHERE id = ?"
+)
 _TASK = "id, state, version, pid, ttl, resumes, due_at"
 _TAGS = msgspec.json.Decoder(dict[str, str])
 _RESUMES = msgspec.json.Decoder(tuple[str, ...])
@@ -23,11 +27,16 @@ class SqliteRows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        # Whether anybody waits for the promise that was read last: settling one that nobody waits for asks no more.
+        self._is_watched = ("", True)
 
     def promise(self, promise_id: str) -> Promise | None:
         """Return a promise."""
-        row = self._connection.execute(f"SELECT {_PROMISE} FROM promise WHERE id = ?", (promise_id,)).fetchone()
-        return _promise(row) if row is not None else None
+        row = self._connection.execute(_ONE, (promise_id,)).fetchone()
+        if row is None:
+            return None
+        self._is_watched = (promise_id, bool(row[-1]))
+        return _promise(row)
 
     def task(self, task_id: str) -> Task | None:
         """Return a task."""
@@ -36,6 +45,8 @@ class SqliteRows:
 
     def watchers(self, promise_id: str) -> tuple[list[str], list[str]]:
         """Return the tasks to resume and the addresses to tell when a promise is settled, each in their order."""
+        if self._is_watched == (promise_id, False):
+            return [], []
         query = (
             "SELECT awaiter, NULL FROM wait WHERE awaited = ? UNION ALL "
             "SELECT NULL, address FROM listener WHERE promise = ?"
@@ -109,6 +120,7 @@ class SqliteRows:
 
     def save(self, outcome: Outcome, now_ms: int) -> None:
         """Write what the rules decided, and the log beside it."""
+        self._is_watched = ("", True)
         run = self._connection.execute
         for promise in outcome.promises.values():
             # What is pending was created by this; what is settled may have been created by it too.
