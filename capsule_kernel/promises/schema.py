@@ -16,8 +16,7 @@ BUSY_MS = 10_000
 """How long to wait for another process that writes."""
 
 _PAUSE_MS = 20
-FORMAT = 1
-"""Of the file: its `user_version`."""
+_VERSION = 1
 _SCHEMA = f"""
 CREATE TABLE promise (
     id TEXT PRIMARY KEY, state TEXT NOT NULL, kind TEXT NOT NULL, branch TEXT, param TEXT NOT NULL,
@@ -86,7 +85,7 @@ def _connected(path: str, busy_ms: int) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
-    if connection.execute("PRAGMA user_version").fetchone()[0] == FORMAT:
+    if connection.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")  # the second of two that make it waits, and finds it made
     try:
@@ -94,9 +93,9 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         if version == 0:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version={FORMAT}")
-        elif version != FORMAT:
-            raise PromisesUnavailable(path, f"it has format {version}, this Capsule uses {FORMAT}: set another file")
+            connection.execute(f"PRAGMA user_version={_VERSION}")
+        elif version != _VERSION:
+            raise PromisesUnavailable(path, f"it has format {version}, this Capsule uses {_VERSION}: set another file")
         connection.execute("COMMIT")
     except BaseException:
         with contextlib.suppress(sqlite3.Error):

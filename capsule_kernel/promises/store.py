@@ -21,7 +21,7 @@ from capsule_kernel.promises.outcome import Outcome
 from capsule_kernel.promises.requests import Request
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.rows import SqliteRows
-from capsule_kernel.promises.schema import BUSY_MS, FORMAT, connect, translated
+from capsule_kernel.promises.schema import BUSY_MS, connect, translated
 
 _TASKS_MAX = 10_000
 _CHECKPOINT_BUSY_MS = 50
@@ -86,7 +86,8 @@ class Store:
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
                 # Whoever writes first to a log that begins anew waits for the disk: better here than on a loop.
-                self._connection.execute(f"PRAGMA user_version={FORMAT}")
+                version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+                self._connection.execute(f"PRAGMA user_version={version}")
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout={self._busy_ms}")
 

@@ -1,8 +1,8 @@
 """The thread that owns an embedded store: waiting for the disk, or for another process, holds up nobody else.
 
 Requests that come while it works are carried out together, in one transaction. A request that somebody waits for, with
-nothing before it and no other process writing, is carried out on the loop itself, by a second connection that never
-waits for either: it takes less than the way to the thread and back.
+nothing before it and no other process writing, is carried out on the loop itself, by a second connection that waits for
+no process and hardly ever for the disk (`Store.quick`): it takes less than the way to the thread and back.
 """
 
 from __future__ import annotations

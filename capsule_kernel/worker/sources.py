@@ -3,8 +3,8 @@
 stack_data, through which IPython makes tracebacks, knows a file by its whole syntax tree: it visits every node, names
 every function and measures every statement before the first line is shown: half a second for a file of ten thousand
 lines. `Source` answers the same questions with the same answers from the statement, or the method, that a line belongs
-to. And it makes a lexer's class, with a grammar of its own, for every frame: `highlight` makes one. The tests compare
-the answers.
+to. stack_data also makes a lexer's class, with a grammar of its own, for every frame; `highlight` makes one. The tests
+compare the answers.
 """
 
 from __future__ import annotations
