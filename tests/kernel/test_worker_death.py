@@ -256,7 +256,8 @@ def test_children_of_the_dead_worker_do_not_hold_the_kernel(kernel: Client) -> N
     kernel.process.wait_exit()
 
 
-def test_modules_and_memory_of_the_new_worker_are_fresh(kernel: Client) -> None:
+def test_modules_and_memory_of_the_new_worker_are_fresh(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.snapshots=0")
     kernel.run("import json\njson.tainted = True\nimport os")
     first = kernel.evaluate("os.getpid()")
     assert died(kernel.execute("os._exit(1)"))
