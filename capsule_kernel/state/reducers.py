@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.state import code, rebuild, revive
+from capsule_kernel.state import code, ended, rebuild, revive
 from capsule_kernel.state.reasons import Unsaveable
 
 if TYPE_CHECKING:
@@ -46,9 +46,11 @@ def reducer_of(cls: type) -> Reducer | None:
     if issubclass(cls, BaseException):
         return _exception if cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES else None
     for ancestor in cls.__mro__:
-        reason = _LIVE_ONLY.get(f"{ancestor.__module__}.{ancestor.__qualname__}")
-        if reason is not None:
-            return _refusal(reason)
+        base = f"{ancestor.__module__}.{ancestor.__qualname__}"
+        if base in ended.DERIVED:
+            return ended.DERIVED[base]
+        if base in _LIVE_ONLY:
+            return _refusal(_LIVE_ONLY[base])
     if cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__:
         if issubclass(cls, threading.Thread):
             return _thread
@@ -218,19 +220,22 @@ def _simple_queue(queue: Any, _pickler: RecordPickler) -> Any:
 
 
 def _thread(thread: Any, pickler: RecordPickler) -> Any:
-    if thread.ident is None:
-        return thread.__reduce_ex__(4)
     if thread.is_alive() or id(thread) in pickler.environment.alive_threads:
         raise Unsaveable("a thread that runs")
     state: Any = object.__getstate__(thread)
     attributes, slots = state if isinstance(state, tuple) else (state, {})
-    kept = {name: value for name, value in attributes.items() if name not in _THREAD_OWN}
-    args = (type(thread), thread.name, thread.daemon, thread.ident, thread.native_id)
+    own = _THREAD_OWN if thread.ident is not None else _THREAD_OWN - _THREAD_WORK
+    kept = {name: value for name, value in attributes.items() if name not in own}
     filled = (kept, slots) if slots else kept or None
+    if thread.ident is None:
+        args: Any = (type(thread), thread.name, thread.daemon)
+        return revive.fresh_thread, args, filled, None, None, rebuild.fill_plain
+    args = (type(thread), thread.name, thread.daemon, thread.ident, thread.native_id)
     return revive.ended_thread, args, filled, None, None, rebuild.fill_plain
 
 
 _THREAD_OWN = frozenset(vars(threading.Thread(name="like all")))
+_THREAD_WORK = frozenset({"_target", "_args", "_kwargs"})
 
 
 def _context_variable(variable: contextvars.ContextVar[Any], _pickler: RecordPickler) -> Any:
@@ -264,6 +269,7 @@ def _view_of(make: Callable[[Any], Any]) -> Reducer:
 
 _EXACT: dict[str, Reducer] = {
     **code.REDUCERS,
+    **ended.EXACT,
     "builtins.memoryview": _memoryview,
     "builtins.dict_keys": _view_of(revive.keys_view),
     "builtins.dict_values": _view_of(revive.values_view),
@@ -287,16 +293,9 @@ _EXACT: dict[str, Reducer] = {
 }
 
 _LIVE_ONLY = {
-    "subprocess.Popen": "a child process",
-    "multiprocessing.process.BaseProcess": "a child process",
-    "concurrent.futures.process.ProcessPoolExecutor": "child processes",
-    "multiprocessing.pool.Pool": "child processes",
     "multiprocessing.shared_memory.SharedMemory": "memory that other processes share",
-    "socket.socket": "a connection",
     "tempfile._TemporaryFileWrapper": "a temporary file, which is deleted with this process",
     "tempfile.TemporaryDirectory": "a temporary folder, which is deleted with this process",
     "tempfile.SpooledTemporaryFile": "a temporary file, which is deleted with this process",
     "weakref.finalize": "a finalizer registered with this process",
-    "threading.Timer": "a thread",
-    "asyncio.events.AbstractEventLoop": "an event loop",
 }

@@ -102,6 +102,13 @@ def thread_local(cls: Any, values: dict[str, Any], args: Any = (), keywords: Any
     return made
 
 
+def fresh_thread(cls: Any, name: str, daemon: bool) -> Any:
+    """Return a thread that was not started."""
+    made = cls.__new__(cls)
+    threading.Thread.__init__(made, name=name, daemon=daemon)
+    return made
+
+
 def ended_thread(cls: Any, name: str, daemon: bool, ident: int, native_id: int) -> Any:
     """Return a thread that has ended. Nothing that its class says runs: it may need attributes that come later."""
     made = cls.__new__(cls)

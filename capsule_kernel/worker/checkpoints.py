@@ -38,6 +38,7 @@ class Checkpoints:
         proof_idle_s: idleness after such a one until it is proven, in seconds; 0: never.
         parked: brackets a fork: the worker's other threads hold no lock inside of it; yields them.
         prctl: prctl(2).
+        event_loop: returns the session's event loop.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Checkpoints:
         proof_idle_s: float,
         parked: Callable[[], AbstractContextManager[list[threading.Thread]]],
         prctl: Callable[..., int],
+        event_loop: Callable[[], Any],
     ) -> None:
         self._shell = shell
         self._births = births
@@ -60,6 +62,7 @@ class Checkpoints:
         self._proof_idle_s = proof_idle_s
         self._parked = parked
         self._prctl = prctl
+        self._event_loop = event_loop
         self._environ: dict[str, str] | None = None
         self._made: Saving | None = None
         self._told_session = ""
@@ -85,6 +88,7 @@ class Checkpoints:
                 environ=self._environ,
                 secrets=self.secrets,
                 proof_idle_s=self._proof_idle_s,
+                event_loop=self._event_loop,
             )
         return self._made
 

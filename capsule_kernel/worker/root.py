@@ -121,6 +121,7 @@ class Worker:
             proof_idle_s=options.checkpoint_proof_idle_ms / 1000,
             parked=self._parked,
             prctl=libc.prctl,
+            event_loop=self._coordinator.ensure_event_loop,
         )
         self._newest: tuple[int, int] = (0, 0)
         resuming.install(

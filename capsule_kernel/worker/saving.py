@@ -60,6 +60,7 @@ class Saving:
         environ: the environment before user code ran.
         secrets: what must not be written down.
         proof_idle_s: how long to wait, in seconds, until what was taken in the background is proven; 0: it is not.
+        event_loop: returns the session's event loop.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Saving:
         environ: dict[str, str] | None,
         secrets: set[str],
         proof_idle_s: float,
+        event_loop: Callable[[], Any],
     ) -> None:
         self._shell = shell
         self._births = births
@@ -82,6 +84,7 @@ class Saving:
         self._environ = environ
         self._secrets = secrets
         self._proof_idle_s = proof_idle_s
+        self._event_loop = event_loop
         self.session = ""
         """What the notebook told; empty: the front knows."""
 
@@ -214,6 +217,7 @@ class Saving:
             "folders": shell.user_ns.get("_dh"),
             "stdout": sys.stdout,
             "stderr": sys.stderr,
+            "event loop": self._event_loop(),
         }
 
     def _fork_capture(self, label: str, count: int, *, is_brief: bool = False) -> socket.socket:

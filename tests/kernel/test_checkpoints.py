@@ -317,6 +317,27 @@ def test_files_and_children_that_stay_as_they_are_are_named(session: Sessions, t
     assert "child process" in text
 
 
+def test_tasks_that_have_ended_come_back_to_the_sessions_event_loop(session: Sessions) -> None:
+    first = session()
+    first.run(
+        "import asyncio\nasync def work(n):\n    await asyncio.sleep(0)\n    return [n]\n"
+        "loop = asyncio.get_running_loop()\n"
+        "async with asyncio.TaskGroup() as group: one = group.create_task(work(1), name='one')\n"
+        "two = asyncio.create_task(work(2)); kept = await two\n"
+        "waits = asyncio.create_task(asyncio.sleep(600))"
+    )
+    assert "live only: waits: a task that has not ended" in told(first, "%checkpoint")
+    kill_all(first)
+    second = session()
+    # In a cell that awaits: inside of a task of that loop.
+    assert "lost: waits" in told(second, "import asyncio\nawait asyncio.sleep(0)\n%restore")
+    assert second.run("await asyncio.gather(one, two, work(3))").text == "[[1], [2], [3]]"
+    cell = second.run(
+        "await asyncio.sleep(0)\nloop is asyncio.get_running_loop(), two.result() is kept, one.get_name()"
+    )
+    assert cell.text == "(True, True, 'one')"
+
+
 # --- wrong input -----------------------------------------------------------------------------------------------------
 
 

@@ -177,9 +177,12 @@ def test_polars_is_refused_with_the_reason(kernel: Client) -> None:
 
 def test_native_threads_of_known_pools_are_refused(kernel: Client) -> None:
     rename = "import ctypes; ctypes.CDLL(None).prctl(15, b'tokio-rt-worker')"
-    kernel.run(f"import threading, _thread; gate = threading.Lock(); _ = gate.acquire()\ndef run():\n    {rename}\n")
+    kernel.run(
+        "import threading, _thread; gate, named = threading.Lock(), threading.Event(); _ = gate.acquire()\n"
+        f"def run():\n    {rename}; named.set(); gate.acquire()"
+    )
     # Not in `threading.enumerate`, as with a thread that a library starts in C.
-    snapshot(kernel, "_ = _thread.start_new_thread(lambda: (run(), gate.acquire()), ())", sign=REFUSED)
+    snapshot(kernel, "_ = _thread.start_new_thread(run, ()); _ = named.wait()", sign=REFUSED)
     assert "tokio" in kernel.process.log()
 
 

@@ -182,7 +182,25 @@ LIVE_ONLY = {
     "a coroutine": ("async def f(): pass\nx = f()", "coroutine"),
     "a plan of polars": ("import polars; x = polars.LazyFrame({'a': [1]})", "a plan of polars"),
     "a socket": ("import socket; x = socket.socket()", "connection"),
-    "a child process": ("import subprocess; x = subprocess.Popen(['true']); x.wait()", "child process"),
+    "a child process": ("import subprocess; x = subprocess.Popen(['true'])", "child process"),
+    "a process of multiprocessing": (
+        "import multiprocessing as mp; x = mp.get_context('fork').Process(target=int); x.start()",
+        "child process",
+    ),
+    "a pool of processes": (
+        "from concurrent.futures import ProcessPoolExecutor; x = ProcessPoolExecutor(1)",
+        "child processes",
+    ),
+    "a pool of multiprocessing": ("import multiprocessing.pool as pool; x = pool.ThreadPool(1)", "a pool of threads"),
+    "a task": (
+        "import asyncio; loop = asyncio.new_event_loop(); x = loop.create_task(asyncio.sleep(1))",
+        "a task that has not ended",
+    ),
+    "a future of asyncio": (
+        "import asyncio; loop = asyncio.new_event_loop(); x = loop.create_future()",
+        "a future that has not ended",
+    ),
+    "an event loop": ("import asyncio; x = asyncio.new_event_loop()", "an event loop"),
     "a thread that runs": (
         "import threading; x = threading.Thread(target=threading.Event().wait, daemon=True); x.start()",
         "thread",
