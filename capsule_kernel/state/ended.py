@@ -143,7 +143,8 @@ def _is_alive(thread: Any, pickler: RecordPickler) -> bool:
 
 
 def _socket(connection: Any, _pickler: RecordPickler) -> Any:
-    if connection.fileno() != -1:
+    # What derives from it (that of `ssl`) is made in other ways.
+    if connection.fileno() != -1 or type(connection).__module__ != "socket":
         raise Unsaveable("a connection")
     return aftermath.closed_socket, (type(connection), int(connection.family), int(connection.type), connection.proto)
 
