@@ -132,11 +132,13 @@ def encode_value(data: Any, headers: dict[str, str] | None = None) -> str:
     Raises:
         TypeError: `data` cannot be written as JSON.
     """
-    value: dict[str, Any] = {}
-    if headers:
-        value["headers"] = headers
-    if data is not None:
-        value["data"] = base64.b64encode(msgspec.json.encode(data)).decode()
+    encoded = "" if data is None else binascii.b2a_base64(msgspec.json.encode(data), newline=False).decode()
+    if not headers:
+        # Base64 has nothing that JSON would write in another way.
+        return f'{{"data":"{encoded}"}}' if encoded else EMPTY_VALUE
+    value: dict[str, Any] = {"headers": headers}
+    if encoded:
+        value["data"] = encoded
     return msgspec.json.encode(value).decode()
 
 

@@ -59,7 +59,8 @@ class Outcome(msgspec.Struct):
 
     Attributes:
         status: the answer's status, as in HTTP.
-        data: the answer; a text says what is wrong.
+        given: the answer; a text says what is wrong.
+        found: the promise that is the answer, instead of that.
         is_effective: whether the request itself created or settled a promise: false where somebody else was first.
         promises: to store, by id.
         tasks: to store, by id.
@@ -71,7 +72,8 @@ class Outcome(msgspec.Struct):
     """
 
     status: int = OK
-    data: Any = msgspec.field(default_factory=dict)
+    given: Any = msgspec.field(default_factory=dict)
+    found: Promise | None = None
     is_effective: bool = False
     promises: dict[str, Promise] = msgspec.field(default_factory=dict)
     tasks: dict[str, Task] = msgspec.field(default_factory=dict)
@@ -80,6 +82,11 @@ class Outcome(msgspec.Struct):
     heard: list[str] = msgspec.field(default_factory=list)
     idle: list[str] = msgspec.field(default_factory=list)
     messages: list[Message] = msgspec.field(default_factory=list)
+
+    @property
+    def data(self) -> Any:
+        """The answer, as the protocol has it: only who sends it on needs that form."""
+        return self.given if self.found is None else {"promise": self.found.record()}
 
     @property
     def is_write(self) -> bool:

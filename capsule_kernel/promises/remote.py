@@ -279,7 +279,7 @@ class RemotePromises:
             for at, request in queue:
                 async with together:
                     status, data = await self._ask(request)
-                outcomes[at] = Outcome(status=status, data=reason_of(data) if status >= INVALID else data)
+                outcomes[at] = Outcome(status=status, given=reason_of(data) if status >= INVALID else data)
 
         results = await asyncio.gather(*(write(queue) for queue in queues.values()), return_exceptions=True)
         for result in results:

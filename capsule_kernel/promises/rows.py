@@ -20,6 +20,7 @@ _TAGS = msgspec.json.Decoder(dict[str, str])
 _RESUMES = msgspec.json.Decoder(tuple[str, ...])
 _TOP = "\U0010ffff"
 """Sorts behind every character of an id."""
+_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
 
 class SqliteRows:
@@ -27,12 +28,14 @@ class SqliteRows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        # One cursor for what gives at most one row: to make one for each statement takes longer than some of them.
+        self._run = connection.cursor().execute
         # Whether anybody waits for the promise that was read last: settling one that nobody waits for asks no more.
         self._is_watched = ("", True)
 
     def promise(self, promise_id: str) -> Promise | None:
         """Return a promise."""
-        row = self._connection.execute(_ONE, (promise_id,)).fetchone()
+        row = self._run(_ONE, (promise_id,)).fetchone()
         if row is None:
             return None
         self._is_watched = (promise_id, bool(row[-1]))
@@ -121,7 +124,7 @@ class SqliteRows:
     def save(self, outcome: Outcome, now_ms: int) -> None:
         """Write what the rules decided, and the log beside it."""
         self._is_watched = ("", True)
-        run = self._connection.execute
+        run = self._run
         for promise in outcome.promises.values():
             # What is pending was created by this; what is settled may have been created by it too.
             if promise.is_pending or not self._update(promise):
@@ -162,14 +165,14 @@ class SqliteRows:
 
     def _update(self, promise: Promise) -> bool:
         """Store how a promise was settled; return whether it is there."""
-        done = self._connection.execute(
+        done = self._run(
             "UPDATE promise SET state = ?, value = ?, settled_at = ? WHERE id = ?",
             (promise.state, promise.value, _clamped(promise.settled_at_ms), promise.id),
         )
         return done.rowcount == 1
 
     def _insert(self, promise: Promise) -> None:
-        self._connection.execute(
+        self._run(
             "INSERT INTO promise (id, state, kind, branch, param, value, tags, timeout_at, created_at, settled_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -214,4 +217,6 @@ def _task(row: tuple[Any, ...]) -> Task:
 
 def _clamped(number: int | None) -> int | None:
     """Return a number that SQLite can hold."""
-    return None if number is None else max(-(1 << 63), min(number, (1 << 63) - 1))
+    if number is None or _LEAST <= number <= _MOST:
+        return number
+    return _LEAST if number < 0 else _MOST

@@ -219,7 +219,7 @@ class _Case:
             state=request.state, tags=request.tags or {}, after=request.cursor or "", limit=request.limit + 1
         )
         page = found[: request.limit]
-        self._out.data = {
+        self._out.given = {
             "promises": [promise.record() for promise in page],
             "cursor": page[-1].id if len(found) > len(page) else None,
         }
@@ -232,7 +232,7 @@ class _Case:
         task = self._task(task_id)
         if task is None:
             return self._refuse(MISSING, "Task not found")
-        self._out.data = {"task": task.record()}
+        self._out.given = {"task": task.record()}
         return self._out
 
     def _task_create(self, request: rq.TaskCreate) -> Outcome:
@@ -298,7 +298,7 @@ class _Case:
         if isinstance(task, Outcome):
             return task
         promise = self._create(action) if isinstance(action, rq.PromiseCreate) else self._settle(action)
-        self._out.data = {
+        self._out.given = {
             "action": {
                 "kind": request.action.kind,
                 "head": {"status": MISSING if promise is None else OK},
@@ -319,7 +319,7 @@ class _Case:
         if any(promise is not None and not promise.is_pending for promise in awaited):
             self._put_task(msgspec.structs.replace(task, resumes=()))
             self._out.status = REDIRECT
-            self._out.data = {"preload": self._preload(task.id)}
+            self._out.given = {"preload": self._preload(task.id)}
             return self._out
         self._out.waits.extend((promise_id, task.id) for promise_id in awaited_ids)
         self._put_task(
@@ -360,7 +360,7 @@ class _Case:
     def _search_tasks(self, request: rq.TaskSearch) -> Outcome:
         found = self._rows.find_tasks(state=request.state, after=request.cursor or "", limit=request.limit + 1)
         page = found[: request.limit]
-        self._out.data = {
+        self._out.given = {
             "tasks": [task.record() for task in page],
             "cursor": page[-1].id if len(found) > len(page) else None,
         }
@@ -420,7 +420,7 @@ class _Case:
             self._out.idle.append(task.id)
 
     def _held(self, task: Task, promise: Promise) -> Outcome:
-        self._out.data = {
+        self._out.given = {
             "task": task.record(),
             "promise": promise.record(),
             "preload": self._preload(promise.id),
@@ -457,12 +457,12 @@ class _Case:
         self._out.tasks[task.id] = task
 
     def _found(self, promise: Promise) -> Outcome:
-        self._out.data = {"promise": promise.record()}
+        self._out.found = promise
         return self._out
 
     def _refuse(self, status: int, reason: str) -> Outcome:
         self._out.status = status
-        self._out.data = reason
+        self._out.given = reason
         return self._out
 
 

@@ -126,8 +126,10 @@ class Store:
             finally:
                 if is_durable:
                     self._connection.execute("PRAGMA synchronous=NORMAL")
-        if any(map(_is_news, outcomes)):
-            self.bell.ring()
+        for outcome in outcomes:
+            if _is_news(outcome):
+                self.bell.ring()
+                break
         return outcomes
 
     def tick(self) -> int | None:
@@ -246,6 +248,7 @@ class Store:
             self._connection.execute("PRAGMA wal_autocheckpoint=0")
         self.openings += 1
         self._rows = SqliteRows(self._connection)
+        self._run = self._connection.cursor().execute
         found = os.stat(self.path)
         self._identity = (found.st_dev, found.st_ino)
 
@@ -260,7 +263,7 @@ class Store:
             self._open()
 
     def _transaction(self, requests: Sequence[Request], now_ms: int) -> list[Outcome]:
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         try:
             outcomes = []
             for request in requests:
@@ -268,7 +271,7 @@ class Store:
                 if outcome.is_write:
                     self._rows.save(outcome, now_ms)
                 outcomes.append(outcome)
-            self._connection.execute("COMMIT")
+            self._run("COMMIT")
         except BaseException:
             self._roll_back()
             raise
@@ -281,4 +284,9 @@ class Store:
 
 def _is_news(outcome: Outcome) -> bool:
     """Whether somebody may be waiting for what happened."""
-    return bool(outcome.messages) or any(not promise.is_pending for promise in outcome.promises.values())
+    if outcome.messages:
+        return True
+    for promise in outcome.promises.values():  # noqa: SIM110 - `any` takes four times as long
+        if promise.state != "pending":
+            return True
+    return False
