@@ -94,7 +94,6 @@ class _Running(msgspec.Struct, kw_only=True):
     is_interrupt_seen: bool = False
     resumes: int = 0
     """How often it went on from a `checkpoint()`."""
-    has_output: bool = False
 
 
 class Executions:
@@ -513,13 +512,7 @@ class Executions:
         return True if content.store_history is None else content.store_history
 
     def _keep_pace(self) -> None:
-        running = self._running
-        if running is not None and not running.has_output:
-            # The first output of a cell is one message among the four that a cell costs anyway, which nobody holds.
-            running.has_output = True
-            wait_s = self._iopub.backlog_wait_s()
-        else:
-            wait_s = self._iopub.wait_s()
+        wait_s = self._iopub.wait_s()
         session = self._running.session if self._running is not None else self._session
         if wait_s <= 0 or self._is_paused or session is None:
             return

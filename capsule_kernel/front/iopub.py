@@ -23,6 +23,9 @@ _BUDGET = 0.93
 _WINDOW_MARGIN = 1.08
 _SLOW_FROM = 0.75
 
+_UNCOUNTED = frozenset({"status", "comm_open", "execute_input"})
+"""What the server's limiter does not count."""
+
 _STATUS = {
     "busy": b'{"execution_state":"busy"}',
     "idle": b'{"execution_state":"idle"}',
@@ -88,7 +91,7 @@ class IOPub:
     def _write(
         self, msg_type: str, content: bytes, *, parent: bytes, metadata: bytes, buffers: list[bytes] | None, date: str
     ) -> None:
-        if self._pace is not None:
+        if self._pace is not None and msg_type not in _UNCOUNTED:
             self._pace.note(self._clock.monotonic())
         self._channel.send(
             self._wire.encode(
@@ -133,6 +136,8 @@ class IOPub:
     def status(self, state: str, *, parent: bytes) -> None:
         """Publish busy or idle for a request."""
         self.publish("status", _STATUS[state], parent=parent)
+        if state == "idle" and self._pace is not None:
+            self._pace.begin_anew()
         if state == "idle" and self.busy_parent is not None and self.busy_parent != parent:
             # Front ends and the server's culling take the last state for the kernel's: a completion's idle would call
             # a kernel idle that runs a cell.
@@ -210,7 +215,8 @@ class _Pace:
     """Messages over a sliding window, and the wait that keeps them within the rate.
 
     The server drops what exceeds `iopub_msg_rate_limit` over `rate_limit_window`. Up to three quarters of what it lets
-    through go out at once; the rest is spread over the time until the oldest leave the window.
+    through go out at once; the rest is spread over the time until the oldest leave the window. With each idle the
+    server begins anew, so that "Run All" does not meet the limit.
     """
 
     def __init__(self, rate: int, window_ms: int) -> None:
@@ -224,6 +230,9 @@ class _Pace:
         self._times.append(now)
         if len(self._times) > self._limit:
             self._times.popleft()
+
+    def begin_anew(self) -> None:
+        self._times.clear()
 
     def wait_s(self, now: float) -> float:
         times = self._times

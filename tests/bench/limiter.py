@@ -22,13 +22,17 @@ _UNCOUNTED = frozenset({"status", "comm_open", "execute_input"})
 
 
 def count_dropped(messages: Iterable[Message]) -> int:
-    """How many of one cell's iopub messages the limiter would have kept from the browser."""
+    """How many of these iopub messages the limiter would have kept from the browser."""
     window: deque[tuple[float, int]] = deque()
     window_bytes = 0
     too_many = too_big = False
     dropped = 0
     for message in messages:
         msg_type = message.msg_type
+        if msg_type == "status" and message.json()["execution_state"] == "idle":
+            window.clear()
+            window_bytes = 0
+            too_many = too_big = False
         if msg_type in _UNCOUNTED:
             continue
         while window and message.at >= window[0][0]:

@@ -161,6 +161,30 @@ def test_what_is_held_back_is_spread_rather_than_stopped() -> None:
     assert 0 < max(waits) < 0.5
 
 
+def test_many_small_cells_are_not_held_back_whatever_the_pace() -> None:
+    """With each idle the server begins anew; busy, idle and inputs it does not count."""
+    publisher = Publisher()
+    iopub, clock = publisher.iopub, publisher.clock
+    for number in range(5_000):
+        parent = b'{"msg_id":"%d"}' % number
+        iopub.status("busy", parent=parent)
+        iopub.publish("execute_input", b"{}", parent=parent)
+        for _ in range(3):
+            assert iopub.wait_s() == 0
+            iopub.publish("display_data", b"{}", parent=parent)
+            clock.now += COST_S
+        iopub.status("idle", parent=parent)
+    assert count_dropped(publisher.channel.messages()) == 0
+
+
+def test_a_flood_after_a_flood_in_another_cell_is_not_held_back_for_it() -> None:
+    publisher = Publisher()
+    publisher.run([0.0] * 2_000)
+    publisher.iopub.status("idle", parent=b"{}")
+    assert publisher.run([0.0] * 2_000) == pytest.approx(2_000 * COST_S)
+    assert count_dropped(publisher.channel.messages()) == 0
+
+
 @pytest.mark.parametrize("rate", [1, 10, 100])
 def test_another_rate_is_kept_as_well(rate: int) -> None:
     publisher = Publisher(rate=rate, window_ms=2_000)
