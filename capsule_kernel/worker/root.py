@@ -46,6 +46,7 @@ from capsule_kernel.worker.channel import Channel
 from capsule_kernel.worker.checkpoints import Checkpoints
 from capsule_kernel.worker.comms import CommDelivery
 from capsule_kernel.worker.debugging import Debugging
+from capsule_kernel.worker.hot_pages import HotPages
 from capsule_kernel.worker.interrupt import ExecutionCancellation
 from capsule_kernel.worker.kernel import Questions, WorkerKernel
 from capsule_kernel.worker.lineage import Lineage, Links, Moment, renew_loop
@@ -112,6 +113,8 @@ class Worker:
             is_wanted=options.snapshots,
             say=self._channel.send,
         )
+        libc.madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+        self._hot_pages = HotPages(libc.madvise)
         self._checkpoints = Checkpoints(
             shell=self._shell,
             births=births,
@@ -170,16 +173,10 @@ class Worker:
         self._set_up()
         self._channel.send(Ready(pid=self._pid, version=PROTOCOL_VERSION))
         while True:
-            patience_s = self._lineage.patience_s
-            is_for_snapshot = patience_s is not None
-            message: ToWorker | None = self._coordinator.wait(
-                self._inbox, patience_s if is_for_snapshot else self._checkpoints.patience_s
-            )
+            patience_s, do_when_idle = self._idle_work()
+            message: ToWorker | None = self._coordinator.wait(self._inbox, patience_s)
             if message is None:
-                if is_for_snapshot:
-                    self._take_snapshot()
-                else:
-                    self._checkpoints.take_when_due()
+                do_when_idle()
                 continue
             match message:
                 case Execute():
@@ -206,6 +203,15 @@ class Worker:
             if os.getpid() != self._pid:
                 # A child that user code forked has come to the end of its cell.
                 self._leave_child()
+
+    def _idle_work(self) -> tuple[float | None, Callable[[], object]]:
+        """Return what to do when no message comes, and after how many seconds; None: never."""
+        patience_s = self._lineage.patience_s
+        if patience_s is not None:
+            return patience_s, self._take_snapshot
+        if self._hot_pages.is_waiting:
+            return 0.0, self._hot_pages.touch
+        return self._checkpoints.patience_s, self._checkpoints.take_when_due
 
     def _set_up(self) -> None:
         faulthandler.enable(self._fault, all_threads=True)
@@ -361,9 +367,11 @@ class Worker:
             # A completion is under way, for example: it stays due.
             return False
         try:
+            self._hot_pages.learn_when_due()
             role = self._lineage.take(Moment(count, serial), own_threads=self._reader.threads)
         finally:
             lock.release()
+        self._hot_pages.begin()
         if role is Role.WORKER:
             return False
         self._wake_up(Moment(count, serial))
