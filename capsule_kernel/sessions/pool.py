@@ -34,6 +34,7 @@ from capsule_kernel.wire.worker_messages import (
 )
 
 _log = logging.getLogger(__name__)
+_DROPPED_S = 0.25
 
 
 class PoolOwner(Protocol):
@@ -98,6 +99,8 @@ class Pool:
         self._is_closing = False
         self._complaints: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Snapshots that are not kept any more, for the moment until they are ended.
+        self._dropped: list[Session] = []
 
     def __repr__(self) -> str:
         ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
@@ -189,7 +192,7 @@ class Pool:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(asyncio.shield(session.ended), grace_ms / 1000)
             session.kill("the kernel shut down")
-        for spare in (*self._spares, *self._ring.sleepers):
+        for spare in (*self._spares, *self._ring.sleepers, *self._dropped):
             spare.kill("the kernel shut down")
         groups = [s.pid for s in (session, *self._spares) if s is not None and s.pid]
         for pid in groups:
@@ -264,7 +267,9 @@ class Pool:
         _log.debug("%r sleeps after cell [%d]; the fork took %d µs", sleeper, born.count, born.cost_us)
         if sleeper.adopt(self._zygote, born, links):
             for dropped in self._ring.add(sleeper):
-                dropped.kill("a newer snapshot took its place")
+                # The system takes a process apart for a while: not now, a cell may wait for a processor.
+                self._dropped.append(dropped)
+                self._loop.call_later(_DROPPED_S, self._end_dropped)
             self._ration.note_birth()
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
@@ -281,6 +286,11 @@ class Pool:
                 sock.close()
             return
         self._owner.on_debuggable(session, message, sock)
+
+    def _end_dropped(self) -> None:
+        for sleeper in self._dropped:
+            sleeper.kill("a newer snapshot took its place")
+        self._dropped.clear()
 
     def _end_cell(self) -> None:
         for sleeper in self._ring.end_cell():

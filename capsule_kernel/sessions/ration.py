@@ -1,7 +1,7 @@
 """Keeps what sleeping snapshots hold within their budget: measures beside the loop, and ends the oldest.
 
-A measurement follows each birth, and while there are snapshots whenever memory has become less; it rests for many times
-what the last one took, since it walks page tables.
+A measurement follows each birth after a moment, and while there are snapshots whenever memory has become less; it rests
+for many times what the last one took, since it walks page tables.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from capsule_kernel.sessions.ring import Ring
 from capsule_kernel.sessions.session import Session
 
 _log = logging.getLogger(__name__)
+_BIRTH_S = 0.25
 _BUSY_S = 0.5
 _IDLE_S = 2.0
 _REST = 50
@@ -49,7 +50,9 @@ class Ration:
     def note_birth(self) -> None:
         """A snapshot was added."""
         self._is_birth_new = True
-        self._set_timer(0.0)
+        # Not at once: a cell may come just now, and wait for a processor.
+        if self._timer is None or self._timer.when() > self._loop.time() + _BIRTH_S:
+            self._set_timer(_BIRTH_S)
 
     def close(self) -> None:
         """Stop; twice is no error."""
