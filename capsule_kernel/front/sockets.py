@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -150,6 +151,9 @@ class Sockets:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._context = zmq.Context()
+        if hasattr(os, "SCHED_BATCH"):
+            # Its thread then leaves the loop's alone until that waits, and takes what it has sent in one go.
+            self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
         # The heartbeat has a context of its own: it answers whatever the loop and the GIL do.
         self._heartbeat_context = zmq.Context()
         self._heartbeat = self._heartbeat_context.socket(zmq.ROUTER)
