@@ -185,9 +185,9 @@ class Worker:
                         # This is the snapshot, and the cell was the worker's to run.
                         continue
                     self._lineage.reap_helper()
-                    begun = time.monotonic()
+                    before_s = self._shell.code_s
                     self._execute(message)
-                    self._lineage.note_run(time.monotonic() - begun)
+                    self._lineage.note_run(self._shell.code_s - before_s)
                     self._checkpoints.note_run(
                         self._newest[0], is_interactive=message.allow_stdin and message.store_history
                     )

@@ -10,6 +10,7 @@ import builtins
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 from subprocess import CalledProcessError
 from types import CodeType, TracebackType
@@ -88,6 +89,8 @@ class ZMQInteractiveShell(InteractiveShell):
         self.last_traceback: list[str] | None = None
         self.has_display_failed = False
         self.has_started = False
+        # How long user code has run, in seconds.
+        self.code_s = 0.0
         self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
         self._toolkits: Toolkits | None = None
         super().__init__(**kwargs)
@@ -314,7 +317,11 @@ class ZMQInteractiveShell(InteractiveShell):
     async def run_code(self, code_obj: CodeType, result: Any = None, *, async_: bool = False) -> bool:
         """Run one code object; return whether it raised, which has then been shown."""
         running = super().run_code(code_obj, result, async_=async_)
-        raised: bool = await (InterruptibleAwait(running, self.kernel.cancellation) if async_ else running)
+        begun = time.monotonic()
+        try:
+            raised: bool = await (InterruptibleAwait(running, self.kernel.cancellation) if async_ else running)
+        finally:
+            self.code_s += time.monotonic() - begun
         return raised
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
