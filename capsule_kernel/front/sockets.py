@@ -7,6 +7,7 @@ only, so that is asked again each time. One missed edge would leave a kernel pen
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -151,12 +152,10 @@ class Sockets:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._context = zmq.Context()
-        if hasattr(os, "SCHED_BATCH"):
-            # Its thread then leaves the loop's alone until that waits, and takes what it has sent in one go.
-            self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_BATCH)
         # The heartbeat has a context of its own: it answers whatever the loop and the GIL do.
         self._heartbeat_context = zmq.Context()
         self._heartbeat = self._heartbeat_context.socket(zmq.ROUTER)
+        before = _threads()
         self._sockets = {
             "control": self._router(),
             "shell": self._router(),
@@ -164,6 +163,7 @@ class Sockets:
             "stdin": self._router(),
             "hb": self._heartbeat,
         }
+        _let_precede(_threads() - before)
         self.control = Channel(self._sockets["control"], loop)
         self.shell = Channel(self._sockets["shell"], loop)
         self.iopub = Channel(self._sockets["iopub"], loop)
@@ -227,6 +227,26 @@ class Sockets:
         except zmq.ZMQError:
             # The process ends.
             return
+
+
+def _threads() -> set[int]:
+    """Return this process's threads, as the system numbers them; none where it does not say."""
+    try:
+        return set(map(int, os.listdir("/proc/self/task")))
+    except OSError:
+        return set()
+
+
+def _let_precede(threads: set[int]) -> None:
+    """Have ZMQ's own threads leave the loop's alone until that waits, and take what it has sent in one go.
+
+    They would take the processor with each message. Not by ZMQ's option for it (`THREAD_SCHED_POLICY`), which ends the
+    process where the system refuses.
+    """
+    for thread in threads:
+        # A sandbox may refuse; the thread may have ended.
+        with contextlib.suppress(OSError, AttributeError):
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _bind(sock: zmq.Socket[bytes], address: str) -> None:
