@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 class Clock:
     """The machine's clocks."""
 
-    # The second that was last asked for, as text: a cell's five messages are of one.
-    _second = 0
-    _second_text = ""
+    # The second that was last asked for, and its text: a cell's five messages are of one.
+    _second = (-1, "")
 
     def monotonic(self) -> float:
         """Return seconds of a clock that never goes back."""
@@ -28,7 +27,8 @@ class Clock:
     def iso_now(self) -> str:
         """Return the time of day as ISO 8601 with the offset of UTC, as Jupyter's headers have it."""
         second, rest_us = divmod(time.time_ns() // 1000, 1_000_000)
-        if second != self._second:
-            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            self._second = second
-        return f"{self._second_text}.{rest_us:06d}Z"
+        known, text = self._second
+        if second != known:
+            text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._second = second, text
+        return f"{text}.{rest_us:06d}Z"

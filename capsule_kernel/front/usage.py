@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psutil
 
+_LOOKS_MAX = 10
+
 
 class Usage:
     """Measures; CPU percentages are since the last call."""
@@ -25,10 +27,12 @@ class Usage:
         found = _found(ours)
         self._processes = {pid: self._processes.get(pid, process) for pid, process in found.items()}
         cpu = sum(_of(process, psutil.Process.cpu_percent) for process in self._processes.values())
-        memory = sum(_of(process, _memory_of) for process in self._processes.values())
-        if _found(ours).keys() != found.keys():
-            # A process came or went: what it shares with others was counted in part only.
-            memory = sum(_of(process, _memory_of) for process in _found(ours).values())
+        for _ in range(_LOOKS_MAX):
+            memory = sum(_of(process, _memory_of) for process in found.values())
+            before, found = found, _found(ours)
+            if before.keys() == found.keys():
+                break
+            # A process came or went, as when a snapshot is taken: what it shares was counted in part only.
         virtual = psutil.virtual_memory()
         content: dict[str, Any] = {
             "hostname": socket.gethostname(),

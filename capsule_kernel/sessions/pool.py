@@ -89,7 +89,13 @@ class Pool:
         self._current: Session | None = None
         self._spares: list[Session] = []
         self._ring = Ring(snapshots)
-        self._ration = Ration(self._ring, cap_bytes=snapshots_cap_bytes, current=lambda: self._current, loop=loop)
+        self._ration = Ration(
+            self._ring,
+            cap_bytes=snapshots_cap_bytes,
+            current=lambda: self._current,
+            end_dropped=self._end_all_dropped,
+            loop=loop,
+        )
         self._wanted_heir: Session | None = None
         self._is_heir_unwanted = False
         self._count = 0
@@ -161,6 +167,7 @@ class Pool:
         session = self._current
         if session is not None:
             self._is_heir_unwanted = True
+            self._end_all_dropped()
             session.stop(cause)
             self._loop.call_later(grace_ms / 1000, session.kill, cause)
 
@@ -269,7 +276,7 @@ class Pool:
             for dropped in self._ring.add(sleeper):
                 # The system takes a process apart for a while: not now, a cell may wait for a processor.
                 self._dropped.append(dropped)
-                self._loop.call_later(_DROPPED_S, self._end_dropped)
+                self._loop.call_later(_DROPPED_S, self._end_dropped, dropped)
             self._ration.note_birth()
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
@@ -287,10 +294,14 @@ class Pool:
             return
         self._owner.on_debuggable(session, message, sock)
 
-    def _end_dropped(self) -> None:
-        for sleeper in self._dropped:
+    def _end_dropped(self, sleeper: Session) -> None:
+        if sleeper in self._dropped:
+            self._dropped.remove(sleeper)
             sleeper.kill("a newer snapshot took its place")
-        self._dropped.clear()
+
+    def _end_all_dropped(self) -> None:
+        for sleeper in list(self._dropped):
+            self._end_dropped(sleeper)
 
     def _end_cell(self) -> None:
         for sleeper in self._ring.end_cell():
@@ -305,6 +316,11 @@ class Pool:
         self._end_cell()
         heir = self._wanted_heir or self._ring.newest()
         self._wanted_heir = None
+        if heir in self._dropped:
+            # It was chosen, and then a newer one took its place.
+            self._dropped.remove(heir)
+            self._ring.put_back(heir)
+        self._end_all_dropped()
         if self._is_heir_unwanted:
             self._is_heir_unwanted = False
             for sleeper in list(self._ring.sleepers):

@@ -34,11 +34,13 @@ class Ration:
         *,
         cap_bytes: int,
         current: Callable[[], Session | None],
+        end_dropped: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._ring = ring
         self._cap_bytes = cap_bytes
         self._current = current
+        self._end_dropped = end_dropped
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -94,6 +96,9 @@ class Ration:
         begun = self._loop.time()
         if not is_critical and (not has_changed or begun < self._rest_until_s):
             return
+        if is_critical:
+            # Those that nobody keeps any more go first.
+            self._end_dropped()
         self._is_birth_new = False
         self._left_bytes = room.left_bytes
         # Where nothing is left, measuring would only take time.

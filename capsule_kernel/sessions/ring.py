@@ -93,6 +93,11 @@ class Ring:
         if sleeper is self._middle:
             self._middle = None
 
+    def put_back(self, sleeper: Session) -> None:
+        """Keep one again that was to be dropped."""
+        at = sum(other.serial <= sleeper.serial for other in self._sleepers)
+        self._sleepers.insert(at, sleeper)
+
     def take(self, sleeper: Session) -> list[Session]:
         """Take one out to be woken; return the newer ones, whose future it leaves."""
         at = self._sleepers.index(sleeper)

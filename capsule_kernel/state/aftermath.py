@@ -34,14 +34,21 @@ def future(cls: Any, loop: Any, outcome: Outcome) -> Any:
     return made
 
 
-def task(cls: Any, loop: Any, name: str, coroutine: tuple[str, str, str, int], outcome: Outcome) -> Any:
-    """Return a task that is done: that of a coroutine of this name and place, whose one step has this outcome."""
+def task(
+    cls: Any, loop: Any, name: str, coroutine: tuple[str, str, str, int], outcome: Outcome, cancelling: int
+) -> Any:
+    """Return a task that is done: that of a coroutine of this name and place, whose one step has this outcome.
+
+    `cancelling`: how often it was asked to end.
+    """
     how, value = outcome
     error = value if how in {"error", "unseen error"} else None
     kept = None if error is None else (error.__traceback__, error.__context__, error.__suppress_context__)
     if how == "cancelled":
         error = sys.modules["asyncio"].CancelledError(*(() if value is None else (value,)))
-    made = _stepped(cls, loop, name, _named(_outcome, *coroutine)(value, error))
+    # One that was asked to end, and has, ends before its code begins: with the message of the last who asked.
+    requests = [value] * cancelling if how == "cancelled" else []
+    made = _stepped(cls, loop, name, _named(_outcome, *coroutine)(value, error), requests)
     if kept is not None:
         value.__traceback__, value.__context__, value.__suppress_context__ = kept
     if how == "error":
@@ -55,7 +62,7 @@ async def _outcome(result: Any, error: BaseException | None) -> Any:
     return result
 
 
-def _stepped(cls: Any, loop: Any, name: str, coroutine: Any) -> Any:
+def _stepped(cls: Any, loop: Any, name: str, coroutine: Any, cancel_messages: list[Any]) -> Any:
     """Return a task of `coroutine` after its first step, which the loop neither runs nor hears of."""
     steps: list[Any] = []
     loop.call_soon = lambda step, *_args, **_options: steps.append(step)
@@ -63,6 +70,8 @@ def _stepped(cls: Any, loop: Any, name: str, coroutine: Any) -> Any:
         made = cls(coroutine, loop=loop, name=name)
     finally:
         del loop.call_soon
+    for message in cancel_messages:
+        made.cancel(msg=message)
     with _as_running(loop), contextlib.suppress(KeyboardInterrupt, SystemExit):
         steps[0]()
     return made
@@ -72,16 +81,18 @@ def _stepped(cls: Any, loop: Any, name: str, coroutine: Any) -> Any:
 def _as_running(loop: Any) -> Iterator[None]:
     """Have asyncio take `loop` for the running one, without a task: a restore may itself be inside of one."""
     asyncio: Any = sys.modules["asyncio"]
-    running, outer = asyncio._get_running_loop(), asyncio.current_task(loop)  # noqa: SLF001 - for who makes loops
-    if outer is not None:
-        asyncio.tasks._leave_task(loop, outer)  # noqa: SLF001 - for who makes tasks
+    running = asyncio._get_running_loop()  # noqa: SLF001 - for who makes loops
+    loops = {id(each): each for each in (running, loop) if each is not None}.values()
+    outer = [(each, found) for each in loops if (found := asyncio.current_task(each)) is not None]
+    for each, found in outer:
+        asyncio.tasks._leave_task(each, found)  # noqa: SLF001 - for who makes tasks
     asyncio._set_running_loop(loop)  # noqa: SLF001 - as above
     try:
         yield
     finally:
         asyncio._set_running_loop(running)  # noqa: SLF001 - as above
-        if outer is not None:
-            asyncio.tasks._enter_task(loop, outer)  # noqa: SLF001 - as above
+        for each, found in outer:
+            asyncio.tasks._enter_task(each, found)  # noqa: SLF001 - as above
 
 
 def closed_loop(cls: Any) -> Any:
@@ -109,9 +120,11 @@ async def _async_generator() -> Any:
 _KINDS: dict[str, Any] = {"generator": _generator, "coroutine": _coroutine, "async_generator": _async_generator}
 
 
-def ended_generator(kind: str, name: str, qualname: str, filename: str, line: int) -> Any:
-    """Return a generator, coroutine or asynchronous generator that has run to its end."""
-    made = _named(_KINDS[kind], name, qualname, filename, line)()
+def ended_generator(kind: str, name: str, qualname: str, filename: str, line: int, flags: int) -> Any:
+    """Return a generator, coroutine or asynchronous generator that has run to its end; `flags`: more of its code's."""
+    function = _named(_KINDS[kind], name, qualname, filename, line)
+    function.__code__ = function.__code__.replace(co_flags=function.__code__.co_flags | flags)
+    made = function()
     if kind == "async_generator":
         with contextlib.suppress(StopIteration, StopAsyncIteration):
             made.aclose().send(None)
@@ -161,8 +174,9 @@ def _nothing() -> None:
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
-def closed_socket(cls: Any, family: int, kind: int, proto: int) -> Any:
+def closed_socket(cls: Any, family: int, kind: int, proto: int, timeout_s: float | None) -> Any:
     """Return a socket that is closed."""
     made = cls(family, kind, proto)
+    made.settimeout(timeout_s)
     made.close()
     return made

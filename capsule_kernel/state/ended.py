@@ -6,6 +6,7 @@ values: a result, an exit status. `aftermath` makes them anew.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,10 @@ def _task(task: Any, pickler: RecordPickler) -> Any:
     code = getattr(coroutine, "cr_code", None)
     place = ("", 0) if code is None else (code.co_filename, code.co_firstlineno)
     names = (getattr(coroutine, "__name__", "coroutine"), getattr(coroutine, "__qualname__", "coroutine"))
-    return aftermath.task, (type(task), task.get_loop(), task.get_name(), (*names, *place), outcome)
+    return aftermath.task, (
+        *(type(task), task.get_loop(), task.get_name()),
+        *((*names, *place), outcome, task.cancelling()),
+    )
 
 
 def _future(future: Any, pickler: RecordPickler) -> Any:
@@ -73,7 +77,8 @@ def _generator(generator: Any, _pickler: RecordPickler) -> Any:
         raise Unsaveable(f"cannot pickle {kind!r} object")
     code = getattr(generator, f"{prefix}_code")
     names = (generator.__name__, generator.__qualname__)
-    return aftermath.ended_generator, (kind, *names, code.co_filename, code.co_firstlineno)
+    flags = code.co_flags & inspect.CO_ITERABLE_COROUTINE
+    return aftermath.ended_generator, (kind, *names, code.co_filename, code.co_firstlineno, flags)
 
 
 # --- processes and their pools ----------------------------------------------------------------------------------------
@@ -101,9 +106,9 @@ def _process(process: Any, _pickler: RecordPickler) -> Any:
 
 
 def _process_pool(pool: Any, pickler: RecordPickler) -> Any:
-    # With its processes, the pool's own thread has ended.
-    thread = pool._executor_manager_thread  # noqa: SLF001 - there is no public question
-    if not pool._shutdown_thread or pool._processes or _is_alive(thread, pickler):  # noqa: SLF001 - as above
+    # One that nobody has waited for lets go of its processes at once, and has work as long as they have.
+    is_over = pool._shutdown_thread and not pool._processes and not pool._pending_work_items  # noqa: SLF001 - there is no public question
+    if not is_over or _is_alive(pool._executor_manager_thread, pickler):  # noqa: SLF001 - as above
         raise Unsaveable("child processes")
     return object.__reduce_ex__(pool, 5)
 
@@ -122,7 +127,7 @@ _POOL_PLUMBING = (
 
 def _pool(pool: Any, pickler: RecordPickler, *, what: str = "child processes") -> Any:
     state = dict(vars(pool))
-    if state.get("_state") != "TERMINATE" or any(
+    if state.get("_state") not in {"CLOSE", "TERMINATE"} or any(
         _is_alive(state.get(name), pickler) for name in ("_worker_handler", "_task_handler", "_result_handler")
     ):
         raise Unsaveable(what)
@@ -146,7 +151,16 @@ def _socket(connection: Any, _pickler: RecordPickler) -> Any:
     # What derives from it (that of `ssl`) is made in other ways.
     if connection.fileno() != -1 or type(connection).__module__ != "socket":
         raise Unsaveable("a connection")
-    return aftermath.closed_socket, (type(connection), int(connection.family), int(connection.type), connection.proto)
+    family, kind = int(connection.family), int(connection.type)
+    if (family, kind) not in _ORDINARY:
+        # To make another one may not be allowed.
+        raise Unsaveable("a connection of a rare kind, though it is closed")
+    args = (type(connection), family, kind, connection.proto, connection.gettimeout())
+    return aftermath.closed_socket, args
+
+
+_ORDINARY = frozenset((family, kind) for family in (1, 2, 10) for kind in (1, 2))
+"""AF_UNIX, AF_INET, AF_INET6; SOCK_STREAM, SOCK_DGRAM: as numbers, of Linux."""
 
 
 EXACT: dict[str, Callable[[Any, RecordPickler], Any]] = {

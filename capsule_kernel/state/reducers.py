@@ -293,6 +293,8 @@ _EXACT: dict[str, Reducer] = {
 }
 
 _LIVE_ONLY = {
+    "asyncio.events.Handle": "a callback that an event loop has to run",
+    "tornado.ioloop.IOLoop": "an event loop",
     "multiprocessing.shared_memory.SharedMemory": "memory that other processes share",
     "tempfile._TemporaryFileWrapper": "a temporary file, which is deleted with this process",
     "tempfile.TemporaryDirectory": "a temporary folder, which is deleted with this process",

@@ -371,7 +371,8 @@ class Worker:
             role = self._lineage.take(Moment(count, serial), own_threads=self._reader.threads)
         finally:
             lock.release()
-        self._hot_pages.begin()
+        if not self._lineage.refusal:
+            self._hot_pages.begin()
         if role is Role.WORKER:
             return False
         self._wake_up(Moment(count, serial))

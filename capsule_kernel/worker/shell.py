@@ -89,7 +89,7 @@ class ZMQInteractiveShell(InteractiveShell):
         self.last_traceback: list[str] | None = None
         self.has_display_failed = False
         self.has_started = False
-        # How long user code has run, in seconds.
+        # How long cells' code has run, in seconds; a cell within a cell counts twice.
         self.code_s = 0.0
         self._requests: dict[int, Callable[[], dict[str, Any]]] = {}
         self._toolkits: Toolkits | None = None

@@ -324,6 +324,8 @@ def test_tasks_that_have_ended_come_back_to_the_sessions_event_loop(session: Ses
         "loop = asyncio.get_running_loop()\n"
         "async with asyncio.TaskGroup() as group: one = group.create_task(work(1), name='one')\n"
         "two = asyncio.create_task(work(2)); kept = await two\n"
+        "other = asyncio.new_event_loop(); three = other.create_task(work(3))\n"
+        "await asyncio.to_thread(other.run_until_complete, three); other.close()\n"
         "waits = asyncio.create_task(asyncio.sleep(600))"
     )
     assert "live only: waits: a task that has not ended" in told(first, "%checkpoint")

@@ -74,16 +74,31 @@ ENDED = {
         "assert r == [1] and 'TERMINATE' in repr(a)\ntry: a.map(abs, [1])\nexcept ValueError as exc: assert 'not running' in str(exc)\n"
         "else: raise AssertionError\na.close(); a.terminate(); a.join()",
     ),
+    "a pool of multiprocessing that was closed and joined": (
+        "import multiprocessing as mp\na = mp.get_context('fork').Pool(1); r = a.map(abs, [-1]); a.close(); a.join()",
+        "assert r == [1] and 'CLOSE' in repr(a); a.terminate(); a.join()",
+    ),
+    "tasks that were asked to end": (
+        f"{_LOOP}async def f():\n    await asyncio.sleep(60)\n"
+        "async def all_():\n    t = asyncio.create_task(f()); await asyncio.sleep(0); t.cancel('enough')\n"
+        "    await asyncio.wait([t]); return t\n"
+        "a = loop.run_until_complete(all_()); loop.close()",
+        "assert a.cancelled() and a.cancelling() == 1 and a._make_cancelled_error().args == ('enough',)",
+    ),
+    "generators that can be awaited": (
+        "import types\n@types.coroutine\ndef g(): yield\na = g(); a.close()",
+        "import inspect\nassert inspect.isawaitable(a)",
+    ),
     "timers": (
         "import threading\na = threading.Timer(0.01, int); a.start(); a.join(); b = threading.Timer(0.01, int)",
         "assert not a.is_alive() and a.finished.is_set() and a.interval == 0.01; a.join()\n"
         "b.start(); b.join(); assert b.finished.is_set()",
     ),
     "sockets and servers that are closed": (
-        "import socket, http.server, threading\na = socket.socket(); a.close()\n"
+        "import socket, http.server, threading\na = socket.socket(); a.settimeout(3); a.close()\n"
         "s = http.server.HTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler)\n"
         "t = threading.Thread(target=s.serve_forever); t.start(); s.shutdown(); s.server_close(); t.join()\nport = s.server_port",
-        "assert a.fileno() == -1 and a.type.name == 'SOCK_STREAM' and s.server_port == port and s.socket.fileno() == -1",
+        "assert a.fileno() == -1 and a.gettimeout() == 3 and a.type.name == 'SOCK_STREAM' and s.server_port == port and s.socket.fileno() == -1",
     ),
 }
 

@@ -200,6 +200,14 @@ LIVE_ONLY = {
         "import asyncio; loop = asyncio.new_event_loop(); x = loop.create_future()",
         "a future that has not ended",
     ),
+    "a callback that an event loop has to run": (
+        "import asyncio; loop = asyncio.new_event_loop(); x = loop.call_later(1, print)",
+        "has to run",
+    ),
+    "a closed socket of a rare kind": (
+        "import socket; x = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); x.close()",
+        "a rare kind",
+    ),
     "an event loop": ("import asyncio; x = asyncio.new_event_loop()", "an event loop"),
     "a thread that runs": (
         "import threading; x = threading.Thread(target=threading.Event().wait, daemon=True); x.start()",
