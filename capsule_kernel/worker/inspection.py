@@ -11,12 +11,16 @@ from typing import Any
 from IPython.core.completer import provisionalcompleter, rectify_completions
 from IPython.utils.tokenutil import token_at_cursor
 
+from capsule_kernel.worker.used_names import hasten
+
 TYPES_KEY = "_jupyter_types_experimental"
 
 
 def complete(shell: Any, code: str, cursor_pos: int | None) -> dict[str, Any]:
     """Return the content of a `complete_reply`."""
     cursor = len(code) if cursor_pos is None else cursor_pos
+    if shell.Completer.use_jedi:
+        hasten()
     with provisionalcompleter():
         found = list(rectify_completions(code, shell.Completer.completions(code, cursor)))
     types = [
