@@ -207,7 +207,7 @@ class Steps(NotebookRun):
         name, digest = self._ledger.write_outputs(index, attempt, cell.outputs)
         state: dict[str, Any] = {}
         if needs_state and self._has_checkpoints:
-            state = await self._inside("save()")
+            state = await self._inside("save()", changes_nothing=True)
         record = CellRecord(
             status=status,
             execution_count=cell.execution_count,
@@ -244,17 +244,27 @@ class Steps(NotebookRun):
                 f"a remaining cell may read what could not be kept: {told}. --from-start runs all cells",
             )
 
-    async def _inside(self, call: str) -> dict[str, Any]:
+    async def _inside(self, call: str, *, changes_nothing: bool = False) -> dict[str, Any]:
         """Have the kernel evaluate a call of `batch.inside`; return its result.
 
+        Args:
+            call: the call.
+            changes_nothing: whether the session is the same afterwards.
+
         Raises:
+            CellInterrupted: what the last cell did is lost: its worker has died since.
             RunUnavailable: it failed.
         """
         assert self.kc is not None
-        self.kc.session.metadata = {}
+        # As of this run, it is refused where cells' effects are lost.
+        self.kc.session.metadata = {"capsule_run": self._ledger.root_id} | (
+            {"capsule_changes_nothing": True} if changes_nothing else {}
+        )
         expressions = {"capsule": f"{_INSIDE}.{call}"}
         request = self.kc.execute("", silent=True, store_history=False, user_expressions=expressions)
         reply = await self._reply_to(request)
+        if reply["content"].get("ename") == _WORKER_DIED:
+            raise CellInterrupted(self._index - 1)
         answer = reply["content"].get("user_expressions", {}).get("capsule", {})
         if answer.get("status") != "ok":
             reason = answer.get("evalue") or reply["content"].get("evalue") or "the kernel did not say why"

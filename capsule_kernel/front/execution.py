@@ -138,6 +138,8 @@ class Executions:
         self._past = Past()
         # What happened between cells: the next one's first output.
         self._news = ""
+        # What cells had done and is lost, in words: a run must not go on as if it were there.
+        self._lost = ""
         self._checkpoints = checkpoints
         self._is_notice_due = True
         self._engine = engine
@@ -326,7 +328,8 @@ class Executions:
             if message.attempt is not None:
                 is_open = message.attempt.event is AttemptEvent.BEGUN
                 self._branches.pin(message.attempt.serial if is_open else None)
-            self._past.note(message.serial, running.count if self._stores(cell.content) else 0)
+            if _CHANGES_NOTHING not in cell.request.message.raw_metadata:
+                self._past.note(message.serial, running.count if self._stores(cell.content) else 0)
         self._end(running, message.content, message.status, message.report)
         if self._stores(cell.content) and cell.content.code.strip():
             self._history.store(running.count, message.transformed or cell.content.code, cell.content.code)
@@ -367,7 +370,11 @@ class Executions:
         `heir` is the snapshot that takes over, None when a worker without state does.
         """
         has_cell = self._running is not None and self._running.session is session
-        return what_is_live(heir, self._past.go_back(heir), has_cell=has_cell)
+        since = self._past.go_back(heir)
+        live = what_is_live(heir, since, has_cell=has_cell)
+        if since and not has_cell:
+            self._lost = live
+        return live
 
     def on_death(self, session: Session, death: Death, heir: Session | None, live: str, *, is_told: bool) -> None:
         """The worker in use is gone: say what happened, where a cell ran as that cell's error, else with the next one.
@@ -383,8 +390,13 @@ class Executions:
             self._resume_cell(running, death, heir)
             return
         if running is None or running.session is not session:
-            if was_served and not is_told:
-                self._news += f"the worker has died between cells: {death.cause}. {live}\n"
+            told = f"the worker has died between cells: {death.cause}. {live}"
+            if self._lost:
+                self._lost = told
+            # Where nothing had run, another worker is as good.
+            if was_served and not is_told and (heir is not None or self._lost):
+                self._news += f"{told}\n"
+            self._next()
             return
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
         evalue = f"the worker that ran this cell has died: {death.cause}. {live}"
@@ -425,6 +437,8 @@ class Executions:
 
     def _dispatch(self) -> _Running | None:
         """Have the worker begin with the next cell, if it can; return it, for `_announce` to say so."""
+        while self._lost and self._running is None and self._queue and _is_of_run(self._queue[0].request):
+            self._refuse_to_go_on(self._queue.popleft())
         session = self._session
         if self._running is not None or not self._queue or session is None or session.phase is not Phase.IDLE:
             return None
@@ -450,6 +464,20 @@ class Executions:
         )
         return running
 
+    def _refuse_to_go_on(self, cell: _Cell) -> None:
+        """Answer a request of a durable run as if the worker had died in it: the run goes on from what it has saved."""
+        error = _error_content("WorkerDied", self._lost, [])
+        self._lost = self._news = ""
+        with self._iopub.handling(cell.request.parent):
+            self._publish_error(error, cell.request.parent)
+            self._replies.send(
+                cell.request,
+                "execute_reply",
+                encode_json({"status": "error", **error}),
+                metadata=self._metadata("error"),
+            )
+        self._on_dequeued()
+
     def _announce(self, running: _Running) -> None:
         """Say that a cell runs, to its promise and on iopub, before anything that its worker says of it is read."""
         request, content = running.cell.request, running.cell.content
@@ -470,6 +498,10 @@ class Executions:
             )
         if not content.silent:
             self._news += self._bridge.news()
+        if self._news and _is_of_run(request):
+            # Nothing is lost: what the cell shows must be as if nothing had happened.
+            _log.warning("%s", self._news.rstrip())
+            self._news = ""
         if self._news and not content.silent:
             self._iopub.stream("stderr", self._news, parent=request.parent)
             self._news = ""
@@ -572,6 +604,16 @@ def _cell_id(raw_metadata: bytes) -> str | None:
         return msgspec.json.decode(raw_metadata, type=_Metadata).cellId
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+_CHANGES_NOTHING = b'"capsule_changes_nothing"'
+"""In the metadata of a request of a run whose effects nobody misses."""
+
+
+def _is_of_run(request: Request) -> bool:
+    """Return whether a request is a durable run's: one of its cells, or what it asks for between them."""
+    metadata = request.message.raw_metadata
+    return b'"capsule_execution_id"' in metadata or b'"capsule_run"' in metadata
 
 
 def _execution_id(raw_metadata: bytes) -> str:

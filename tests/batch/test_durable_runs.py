@@ -185,6 +185,42 @@ def test_a_worker_that_dies_under_a_cell_is_no_end_of_the_run(place: Place) -> N
     assert place.log() == ["a", "b", "b"]
 
 
+def leaving(more: str) -> str:
+    """A cell whose worker ends once, as soon as the cell has: before anybody can save what it did."""
+    return noting(
+        "b",
+        f"{more}\nimport asyncio, os\nif not os.path.exists('left'):\n    open('left', 'w').close()\n"
+        "    _ = asyncio.get_event_loop().call_soon(os._exit, 1)",
+    )
+
+
+def test_what_a_cell_did_is_not_lost_when_its_worker_dies_right_after_it(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "x = 1", tagged(leaving("x += 1"), "rerun:safe"), "x += 1", "print(x)")
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "3\n"
+    assert place.log() == ["b", "b"]
+    executed = nbformat.read(place.folder / "a.executed.ipynb", as_version=4)
+    assert [len(cell.outputs) for cell in executed.cells] == [0, 0, 0, 1]
+
+
+def test_a_worker_that_dies_before_the_first_cell_leaves_no_mark(place: Place) -> None:
+    """What is killed has run nothing: a cell's outputs are as if nothing had happened."""
+    folder = place.folder / "ipython" / "profile_default" / "startup"
+    folder.mkdir(parents=True)
+    (folder / "00.py").write_text(
+        "import asyncio, os\nif not os.path.exists('left'):\n    open('left', 'w').close()\n"
+        "    _ = asyncio.get_event_loop().call_soon(os._exit, 1)"
+    )
+    path = make(place.folder / "a.ipynb", "print(1)")
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert (place.folder / "left").exists()
+    assert done.stdout == "1\n"
+    executed = nbformat.read(place.folder / "a.executed.ipynb", as_version=4)
+    assert [output.name for output in executed.cells[0].outputs] == ["stdout"]
+
+
 def dying(name: str, times: int) -> str:
     """A cell whose worker dies `times` times under it before it ends."""
     counted = f"import os\nopen('{name}', 'a').write('.')\nif os.path.getsize('{name}') <= {times}: os._exit(3)"
