@@ -1,7 +1,6 @@
 """Compares what one notebook gave on both kernels, cell by cell.
 
-The reference is ipykernel, run a second time where Capsule differs from it: where it differs from itself, nothing can
-be said.
+The reference is ipykernel, run again where Capsule differs from it: where it differs from itself, nothing can be said.
 """
 
 from __future__ import annotations
@@ -54,21 +53,22 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
 
 
-def compare(sources: Sequence[str], first: Executed, second: Executed, capsule: Executed) -> Comparison:
-    """Compare a run on Capsule with two on ipykernel."""
+def compare(sources: Sequence[str], references: Sequence[Executed], capsule: Executed) -> Comparison:
+    """Compare a run on Capsule with one or more on ipykernel."""
+    first = references[0]
     left_out: list[int] = []
     differences: list[Difference] = []
     lost = _lost_at(first) if first.failure else len(sources)
     for index, source in enumerate(sources):
-        expected, again, got = (canonical(run.outputs[index], run.folder) for run in (first, second, capsule))
+        expected, *again, got = (canonical(run.outputs[index], run.folder) for run in (*references, capsule))
         if expected == got:
             continue
-        if expected != again:
+        if any(other != expected for other in again):
             left_out.append(index)
             continue
         intended = SURVIVES if index >= lost else reason_for(source, expected, got)
         differences.append(Difference(cell=index, source=source, expected=expected, got=got, intended=intended))
-    failure = capsule.failure if capsule.failure and not (first.failure or second.failure) else ""
+    failure = capsule.failure if capsule.failure and not any(run.failure for run in references) else ""
     return Comparison(cells=len(sources), left_out=left_out, differences=differences, failure=failure)
 
 

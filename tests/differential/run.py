@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SHOWN_CHARACTERS = 400
+_RUNS_MAX = 4
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,16 +36,21 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def compare_notebook(path: Path) -> Result:
-    """Run one notebook on Capsule and on ipykernel, and there a second time where that is needed."""
+    """Run one notebook on Capsule and on ipykernel, and there a second time where that is needed.
+
+    A third and a fourth time where a difference is not meant: an order that timers decide shows at one time in several.
+    """
     notebook = source.read(path)
     sources = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     capsule = await execute(notebook, "capsule")
-    first = second = await execute(notebook, "ipykernel")
-    comparison = compare(sources, first, second, capsule)
-    if comparison.differences:
-        second = await execute(notebook, "ipykernel")
-        comparison = compare(sources, first, second, capsule)
-    ipykernel_s = min(first.seconds, second.seconds)
+    references = [await execute(notebook, "ipykernel")]
+    comparison = compare(sources, references, capsule)
+    while comparison.differences and len(references) < _RUNS_MAX:
+        if len(references) > 1 and all(item.intended for item in comparison.differences):
+            break
+        references.append(await execute(notebook, "ipykernel"))
+        comparison = compare(sources, references, capsule)
+    ipykernel_s = min(run.seconds for run in references)
     return Result(path=path, comparison=comparison, capsule_s=capsule.seconds, ipykernel_s=ipykernel_s)
 
 
