@@ -372,7 +372,8 @@ class Executions:
         has_cell = self._running is not None and self._running.session is session
         since = self._past.go_back(heir)
         live = what_is_live(heir, since, has_cell=has_cell)
-        if since and not has_cell:
+        if since and not has_cell and self._session is session:
+            # Not on purpose, as with %undo.
             self._lost = live
         return live
 

@@ -204,6 +204,13 @@ def test_what_a_cell_did_is_not_lost_when_its_worker_dies_right_after_it(place: 
     assert [len(cell.outputs) for cell in executed.cells] == [0, 0, 0, 1]
 
 
+def test_a_cell_of_a_run_may_go_back_on_purpose(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "x = 1", "import time; time.sleep(0.2); x = 2", "%undo", noting("went on"))
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert place.log() == ["went", "on"]
+
+
 def test_a_worker_that_dies_before_the_first_cell_leaves_no_mark(place: Place) -> None:
     """What is killed has run nothing: a cell's outputs are as if nothing had happened."""
     folder = place.folder / "ipython" / "profile_default" / "startup"
