@@ -5,10 +5,14 @@ Sources: Jupyter messaging, "Completion" and "Introspection"; `_jupyter_types_ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from IPython.core.completer import provisionalcompleter, rectify_completions
+from IPython.core import completer
+from IPython.core.completer import ProvisionalCompleterWarning, rectify_completions
 from IPython.utils.tokenutil import token_at_cursor
 
 from capsule_kernel.worker.used_names import hasten
@@ -16,12 +20,46 @@ from capsule_kernel.worker.used_names import hasten
 TYPES_KEY = "_jupyter_types_experimental"
 
 
+class _Warnings:
+    """In the place of `warnings` within IPython's completer: says nothing of what is provisional where we ask.
+
+    `provisionalcompleter` changes the process's filters and puts them back: in this thread that would take away what
+    a cell has set meanwhile, and a cell's own `catch_warnings` would take away ours.
+    """
+
+    def __init__(self) -> None:
+        self.asking = threading.local()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the module has."""
+        return getattr(warnings, name)
+
+    def warn(self, message: Any, category: Any = None, stacklevel: int = 1, **options: Any) -> None:
+        """Warn as the module does."""
+        if category is ProvisionalCompleterWarning and getattr(self.asking, "is_ours", False):
+            return
+        warnings.warn(message, category, stacklevel + 1, **options)
+
+
+_WARNINGS = _Warnings()
+vars(completer)["warnings"] = _WARNINGS
+
+
+@contextlib.contextmanager
+def _provisional_names() -> Iterator[None]:
+    _WARNINGS.asking.is_ours = True
+    try:
+        yield
+    finally:
+        _WARNINGS.asking.is_ours = False
+
+
 def complete(shell: Any, code: str, cursor_pos: int | None) -> dict[str, Any]:
     """Return the content of a `complete_reply`."""
     cursor = len(code) if cursor_pos is None else cursor_pos
     if shell.Completer.use_jedi:
         hasten()
-    with provisionalcompleter():
+    with _provisional_names():
         found = list(rectify_completions(code, shell.Completer.completions(code, cursor)))
     types = [
         {"start": item.start, "end": item.end, "text": item.text, "type": item.type, "signature": item.signature}

@@ -127,6 +127,27 @@ def test_completion_says_that_it_has_nothing_while_the_gil_is_held(start_kernel:
         assert reply["data"] == {}
 
 
+def test_completion_and_a_cells_warning_filters_do_not_meet(shared_kernel: Client) -> None:
+    """What is provisional in IPython's completer warns; filters are the process's, and both would set them."""
+    loop = "import warnings\nwhile True:\n    with warnings.catch_warnings(): warnings.simplefilter('ignore')\n"
+    with busy(shared_kernel, loop):
+        for _ in range(40):
+            content = shared_kernel.ask("complete_request", {"code": "live_na", "cursor_pos": 7})
+            assert content["status"] == "ok", content
+            assert content["matches"] == ["live_name"]
+
+
+def test_a_filter_that_a_cell_sets_during_a_completion_stays(shared_kernel: Client) -> None:
+    code = (
+        "import warnings\nclass Slow:\n    def __dir__(self):\n"
+        "        warnings.filterwarnings('ignore', message='set meanwhile'); return ['found_it']\nslow = Slow()"
+    )
+    shared_kernel.run(code)
+    content = shared_kernel.ask("complete_request", {"code": "slow.found", "cursor_pos": 10})
+    assert content["matches"] == [".found_it"] or content["matches"] == ["found_it"]
+    assert shared_kernel.run("any('set meanwhile' in str(each[1]) for each in warnings.filters)").text == "True"
+
+
 def test_what_completion_prints_is_not_the_running_cells(shared_kernel: Client) -> None:
     shared_kernel.run(
         "class Loud:\n    def __dir__(self):\n        print('asked')\n        return ['loud_name']\nloud = Loud()"
