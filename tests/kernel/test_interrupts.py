@@ -23,8 +23,16 @@ if TYPE_CHECKING:
     from .exchange import Cell
     from .starter import KernelStarter
 
-C_LOOP = "print('running', flush=True)\nsum(range(10**13))"
-"""Holds the GIL in C for hours; Python's signal handlers do not run meanwhile."""
+C_LOOP = """
+while True:
+    try:
+        print('running', flush=True)
+        sum(range(10**13))
+    except KeyboardInterrupt:
+        pass
+"""
+"""Holds the GIL in C for hours; Python's signal handlers do not run meanwhile. An interrupt that comes before the sum
+has begun does not end the cell either."""
 
 SOON = "import asyncio\nasyncio.get_running_loop().call_soon(lambda: running())\n"
 """Announces from the loop, when the await that follows has begun: just before, Python rightly warns of a coroutine that
