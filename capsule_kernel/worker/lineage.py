@@ -1,7 +1,8 @@
 """When the worker is forked as a snapshot, and how a snapshot becomes the worker.
 
-A snapshot is due after a moment of idleness, or before a cell once much has run since the newest one: never in the way
-of a burst of small cells. It sleeps on links of its own, whose other ends it has sent to the front.
+A snapshot is due after a moment of idleness, or before a cell: before the first that could lose something, and once
+much has run since the newest one. It is never in the way of a burst of small cells. It sleeps on links of its own,
+whose other ends it has sent to the front.
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ meet the snapshot between them, and take three times as long."""
 _COSTS_BETWEEN = 50
 _FIRST_COST_S = 0.004
 _CHEAP_S = 0.05
+_PATIENCE_S = 2.0
+_HANGS = (
+    f"a fork of this worker did not begin to sleep within {_PATIENCE_S:g} s (a handler of `os.register_at_fork` that "
+    "does not come back?), and none is taken any more"
+)
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_SCORE_MAX = "1000"
 
@@ -81,7 +87,10 @@ class Lineage:
         # What it took of a processor: a machine under load makes it no more dangerous to do without.
         self._processor_s = _FIRST_COST_S
         self._is_due = False
+        # Without one a death costs all that was there, not the last moment's work.
+        self._has_none = True
         self._helper = 0
+        self._hangs = False
         self._last_reason = ""
         self._oom_score = ""
         self._is_chosen = False
@@ -97,8 +106,9 @@ class Lineage:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether so much has run since the newest snapshot that the next cell should wait for one."""
-        return self._is_due and self._is_wanted and self._ran_s > _COSTS_BETWEEN * self._cost_s
+        """Whether the next cell should wait for a snapshot: there is none yet, or much has run since the newest."""
+        is_much = self._ran_s > (0 if self._has_none else _COSTS_BETWEEN * self._cost_s)
+        return self._is_due and self._is_wanted and is_much
 
     @property
     def is_refork_wanted(self) -> bool:
@@ -114,7 +124,7 @@ class Lineage:
         """Take the exit status of the last fork's helper, before user code could find it among its children."""
         if self._helper:
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._helper, 0)
+                self._hangs |= not _reap(self._helper, _PATIENCE_S)
             self._helper = 0
 
     def take(self, moment: Moment, *, own_threads: Sequence[threading.Thread] = (), is_awaited: bool = False) -> Role:
@@ -127,7 +137,7 @@ class Lineage:
             own_threads: those threads.
             is_awaited: whether the worker goes on only when the front would find the snapshot.
         """
-        self._is_due = False
+        self._is_due = self._has_none = False
         self._ran_s = 0.0
         self.reap_helper()
         around = look_around()
@@ -150,9 +160,10 @@ class Lineage:
         if role is Role.SNAPSHOT:
             self._announce(moment, main, side, own_main, own_side, begun=begun)
         os.close(childs_done)
-        if role is Role.WORKER and is_awaited and not self.refusal:
-            # End of file: it has said so, or has ended.
-            os.read(done, 1)
+        if role is Role.WORKER and is_awaited and not self.refusal and not _is_ready(done, _PATIENCE_S):
+            self._hangs = True
+            self.refusal = _HANGS
+            self._say_refused(moment.count)
         os.close(done)
         for sock in (main, side, own_main, own_side):
             sock.close()
@@ -165,6 +176,8 @@ class Lineage:
     def _reason_against(self, own_threads: Sequence[threading.Thread], around: Surroundings) -> str:
         if not self._is_wanted:
             return "the setting `snapshots` is 0"
+        if self._hangs:
+            return _HANGS
         return snapshots.reason_against(own_threads, around.locks)
 
     def _say_refused(self, count: int) -> None:
@@ -200,7 +213,7 @@ class Lineage:
         files = open_files()
         self._wait_for_wake()
         _set_oom_score(self._oom_score)
-        self._is_due = True
+        self._is_due = self._has_none = True
         self._helper = 0
         self.notes = around.notes_on_waking(files)
 
@@ -224,6 +237,28 @@ class Lineage:
                         return
                     case _:
                         continue
+
+
+def _is_ready(descriptor: int, timeout_s: float) -> bool:
+    """Wait until nobody has the other end of a pipe, or until the process of a pidfd has ended; whether it has."""
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(timeout_s * 1000))
+
+
+def _reap(pid: int, timeout_s: float) -> bool:
+    """Take a child's exit status; one that does not end in time is killed. Return whether it has ended by itself."""
+    if os.waitpid(pid, os.WNOHANG)[0]:
+        return True
+    process = os.pidfd_open(pid)
+    try:
+        is_ended = _is_ready(process, timeout_s)
+        if not is_ended:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
+    os.waitpid(pid, 0)
+    return is_ended
 
 
 def _be_first_to_go() -> str:

@@ -181,7 +181,7 @@ class Worker:
             match message:
                 case Execute():
                     is_attempt = self.kernel.attempts.is_asked(message.code)
-                    if self._begin_attempt() if is_attempt else self._lineage.is_overdue and self._take_snapshot():
+                    if self._begin_attempt() if is_attempt else self._take_overdue_snapshot():
                         # This is the snapshot, and the cell was the worker's to run.
                         continue
                     self._lineage.reap_helper()
@@ -359,7 +359,11 @@ class Worker:
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
-    def _take_snapshot(self) -> bool:
+    def _take_overdue_snapshot(self) -> bool:
+        """Fork a snapshot if the next cell should wait for one; return whether this process is it, woken up."""
+        return self._lineage.is_overdue and self._take_snapshot(is_awaited=True)
+
+    def _take_snapshot(self, *, is_awaited: bool = False) -> bool:
         """Fork a snapshot; return whether this process is the snapshot, woken up as the worker."""
         count, serial = self._newest
         lock = self._reader.parked()
@@ -368,7 +372,7 @@ class Worker:
             return False
         try:
             self._hot_pages.learn_when_due()
-            role = self._lineage.take(Moment(count, serial), own_threads=self._reader.threads)
+            role = self._lineage.take(Moment(count, serial), own_threads=self._reader.threads, is_awaited=is_awaited)
         finally:
             lock.release()
         if not self._lineage.refusal:

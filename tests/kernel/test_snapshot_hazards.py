@@ -65,6 +65,14 @@ def test_blas_works_before_and_after_takeovers(kernel: Client) -> None:
         assert kernel.evaluate("bool(np.allclose(product, first))") == "True"
 
 
+def test_a_fork_handler_that_hangs_costs_the_snapshots_and_nothing_else(kernel: Client) -> None:
+    kernel.run("import os, time; _ = os.register_at_fork(after_in_child=lambda: time.sleep(600))")
+    assert kernel.evaluate("6 * 7") == "42"
+    kernel.run("kept = 1")
+    wait_for(kernel, "not come back", 1)
+    assert kernel.evaluate("kept") == "1"
+
+
 def test_an_idle_pool_of_threads_works_after_a_takeover(kernel: Client) -> None:
     snapshot(
         kernel,

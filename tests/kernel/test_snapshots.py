@@ -61,6 +61,20 @@ def test_a_crash_gives_back_the_state_before_the_cell(kernel_with_snapshots: Cli
     assert kernel.evaluate("kept is also, kept, next(numbers)") == "(True, [1], 1)"
 
 
+@pytest.mark.parametrize("how", CRASHES)
+def test_a_burst_of_cells_that_ends_in_a_crash_gives_back_its_beginning(
+    kernel_with_snapshots: Client, how: str
+) -> None:
+    """As a batch run sends them: no moment between the cells in which a snapshot would be due."""
+    kernel = kernel_with_snapshots
+    first = kernel.start("kept = [1]")
+    cell = kernel.start(CRASHES[how])
+    first.wait()
+    assert cell.ename == "WorkerDied"
+    assert "The state after cell [1] is live again; what this cell changed is lost." in cell.error["evalue"]
+    assert kernel.evaluate("kept") == "[1]"
+
+
 def test_open_files_have_their_offset_after_a_crash(kernel_with_snapshots: Client) -> None:
     kernel = kernel_with_snapshots
     run_and_wait_for_snapshot(
