@@ -416,6 +416,26 @@ class PromiseRejected(PromiseError):
         return f"{self.kind} was refused with status {self.status}: {self.reason}"
 
 
+class TaskHeld(PromiseError):
+    """Another process runs a durable function.
+
+    Attributes:
+        promise_id: the function's promise.
+        holder: that process, as it calls itself.
+    """
+
+    def __init__(self, promise_id: str, holder: str) -> None:
+        super().__init__(promise_id, holder)
+        self.promise_id = promise_id
+        self.holder = holder
+
+    def __str__(self) -> str:
+        return (
+            f"{self.promise_id} is run by {self.holder}: wait, or end that process; half a minute after it has ended "
+            "another one may"
+        )
+
+
 class PromisesUnavailable(PromiseError):
     """The promises' store or server cannot be used now; nothing that it acknowledged is lost.
 

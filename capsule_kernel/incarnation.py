@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Any
 
+_SEPARATOR = "."
+
 
 @functools.cache
 def incarnation() -> dict[str, Any]:
@@ -33,6 +35,19 @@ def is_over(described: Any) -> bool:
     if not isinstance(pid, int):
         return False
     return described.get("boot") != _boot_id() or _started(pid) != start
+
+
+def holder() -> str:
+    """Return the same of this process as one word: who holds a durable function's task."""
+    return _SEPARATOR.join(map(str, incarnation().values()))
+
+
+def is_holder_over(text: str) -> bool:
+    """Return whether the process that called itself `text` (see `holder`) is known to have ended."""
+    parts = text.rsplit(_SEPARATOR, 3)
+    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+        return False
+    return is_over({"host": parts[0], "boot": parts[1], "pid": int(parts[2]), "start": int(parts[3])})
 
 
 def _started(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""Durable runs: a notebook's cells are steps that are finished once, whatever is killed in between.
+"""Durable runs: a notebook's cells are steps of a durable function, finished once, whatever is killed in between.
 
     run = DurableRun(notebook, print, RunOptions(name="nightly.ipynb", cwd=".", run_id="nightly-42"))
     outcome = await run.run()
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 
+import msgspec
 from nbformat import NotebookNode
 
 from capsule_kernel.batch.consent import is_agreed
@@ -24,7 +25,9 @@ from capsule_kernel.clock import Clock
 from capsule_kernel.errors import NotebookRunError, RunUnavailable
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.model import Promise
 from capsule_kernel.promises.opening import open_promises
+from capsule_kernel.promises.sequence import DurableSequence
 from capsule_kernel.settings import Settings, load_launch
 
 _DEATHS_MAX = 3
@@ -81,6 +84,17 @@ class DurableRun:
         root = await ledger.begin(self._options.name, len(cells))
         if root.state == "rejected_canceled":
             raise RunUnavailable(self._run_id, "it was canceled: --from-start runs it again")
+        sequence = ledger.sequence(len(cells))
+        if root.is_pending:
+            sequence.start()
+        try:
+            return await self._run_cells(promises, ledger, sequence, root, cells)
+        finally:
+            await sequence.stop()
+
+    async def _run_cells(
+        self, promises: Promises, ledger: Ledger, sequence: DurableSequence, root: Promise, cells: list[NotebookNode]
+    ) -> Outcome:
         deaths: Counter[int] = Counter()
         while True:
             attempts = [await ledger.attempt(index) for index in range(len(cells))]
@@ -95,7 +109,11 @@ class DurableRun:
                 )
             if done == len(cells) or not root.is_pending:
                 self._show_all(ledger, cells, attempts)
-                await ledger.finish("ok")
+                if root.is_pending:
+                    for index, attempt in enumerate(attempts):
+                        assert attempt.record is not None
+                        await sequence.finish(index, msgspec.to_builtins(attempt.record))
+                    await sequence.end()
                 failed = any(
                     attempt.record is not None and attempt.record.status == "error" and not expects_error(cell)
                     for cell, attempt in zip(cells, attempts, strict=True)
@@ -108,6 +126,7 @@ class DurableRun:
                 self._options,
                 promises,
                 ledger,
+                sequence,
                 cells,
                 attempts[:done],
                 attempts[done].number + 1,
@@ -125,7 +144,7 @@ class DurableRun:
             finally:
                 self.has_begun = self.has_begun or step.has_begun
             if outcome is Outcome.OK:
-                await ledger.finish("ok")
+                await sequence.end()
             return outcome
 
     def _finished(self, cells: list[NotebookNode], attempts: list[Attempt]) -> int:

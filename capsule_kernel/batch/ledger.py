@@ -1,9 +1,10 @@
 """What is known of a durable run: its promises, its folder, and the lock that says who runs it.
 
-A run is a promise, `{run_id}`; each cell is one, `exec:{run_id}-{cell}`, created when the cell is claimed and settled
-when what it made is on the disk: outputs in the run's folder, variables in a checkpoint. A cell that is tried again has
-another promise, `exec:{run_id}-{cell}_{attempt}`, and a run that is begun again another id, `{run_id}__{generation}`:
-what stands before the last `-` is one run's alone, whatever other runs are called.
+A run is the promise of a durable function, `{run_id}`, and each cell a step of it, `{run_id}:{n}`, which is finished
+when the cell is. What became of a cell says another promise, `exec:{run_id}-{cell}`, created when the cell is claimed
+and settled when what it made is on the disk: outputs in the run's folder, variables in a checkpoint. A cell that is
+tried again has another promise, `exec:{run_id}-{cell}_{attempt}`, and a run that is begun again another id,
+`{run_id}__{generation}`: what stands before the last `-` is one run's alone, whatever other runs are called.
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ import msgspec
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import NotebookError, RunUnavailable
 from capsule_kernel.folders import data_folder
-from capsule_kernel.incarnation import incarnation, is_foreign
+from capsule_kernel.incarnation import holder, incarnation, is_foreign, is_holder_over
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.invocation import invocation_param, invocation_tags, is_invocation
 from capsule_kernel.promises.model import Promise
+from capsule_kernel.promises.sequence import DurableSequence
 
 KIND = "run"
+FUNCTION = "capsule.notebook"
+"""Name of the durable function that a run is one of."""
+
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _GENERATION_MARK = "__"
 _ATTEMPTS_MAX = 1000
@@ -165,10 +171,35 @@ class Ledger:
         return self.run_id if self._generation == 1 else f"{self.run_id}{_GENERATION_MARK}{self._generation}"
 
     async def begin(self, notebook: str, total: int) -> Promise:
-        """Return the run's promise, made now if there is none."""
-        param = {"v": 1, "notebook": notebook, "cells": total, "started_at": self._clock.unix_ms()}
-        created = await self._promises.create(self.root_id, param, kind=KIND, is_durable=self._is_synced)
+        """Return the run's promise, made now if there is none.
+
+        Raises:
+            RunUnavailable: it is not one that can go on.
+        """
+        created = await self._promises.create(
+            self.root_id,
+            invocation_param(FUNCTION, v=1, notebook=notebook, cells=total, started_at=self._clock.unix_ms()),
+            kind=KIND,
+            tags=invocation_tags(self.root_id, self._promises.address_of(self.root_id)),
+            is_durable=self._is_synced,
+        )
+        if not is_invocation(created.promise):
+            raise RunUnavailable(
+                self.run_id, "it was begun by an earlier version of Capsule: --from-start runs all cells"
+            )
         return created.promise
+
+    def sequence(self, total: int) -> DurableSequence:
+        """Return the run's durable function, with a step for each cell."""
+        return DurableSequence(
+            self._promises,
+            self.root_id,
+            function=FUNCTION,
+            total=total,
+            pid=holder(),
+            is_over=is_holder_over,
+            is_durable=self._is_synced,
+        )
 
     async def start_again(self) -> None:
         """Leave what there is of the run behind, and begin another under the same id."""
@@ -184,10 +215,6 @@ class Ledger:
         fresh = path.with_suffix(".new")
         fresh.write_text(str(self._generation), encoding="ascii")
         fresh.replace(path)
-
-    async def finish(self, status: str) -> None:
-        """Settle the run's promise."""
-        await self._promises.settle(self.root_id, "resolved", {"v": 1, "status": status}, is_durable=self._is_synced)
 
     async def questions(self) -> list[Promise]:
         """Return what this run waits for: its cells' questions, and whether one is to be run again."""

@@ -12,6 +12,7 @@ from capsule_kernel.batch.ledger import KIND, Attempt, Ledger, checked_id, holde
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import RunUnavailable
 from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.invocation import arguments_of
 from capsule_kernel.promises.opening import open_promises
 from capsule_kernel.settings import load_launch
 
@@ -99,9 +100,8 @@ async def _run(promises: Promises, folder: Path) -> Run | None:
     root = await promises.get(ledger.root_id)
     if root is None or root.kind != KIND:
         return None
-    param: Any = root.param_data()
-    param = param if isinstance(param, dict) else {}
-    total = int(param.get("cells", 0))
+    arguments = arguments_of(root)
+    total = int(arguments.get("cells", 0))
     pid = holder_of(folder)
     cells = [_state_of(await ledger.attempt(index), is_held=bool(pid)) for index in range(total)]
     questions = await ledger.questions()
@@ -117,7 +117,7 @@ async def _run(promises: Promises, folder: Path) -> Run | None:
     return Run(
         id=folder.name,
         state=state,
-        notebook=str(param.get("notebook", "")),
+        notebook=str(arguments.get("notebook", "")),
         done=sum(cell.status == "ok" for cell in cells),
         total=total,
         question=questions[0].id if questions else "",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.util import run_hook
 from nbformat import NotebookNode
@@ -22,6 +23,7 @@ from capsule_kernel.batch.reads import names_read
 from capsule_kernel.batch.runner import NotebookRun, Outcome
 from capsule_kernel.errors import PromiseError, RunUnavailable
 from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.sequence import DurableSequence
 
 Policy = Literal["ask", "safe", "never"]
 POLICIES: tuple[Policy, ...] = ("ask", "safe", "never")
@@ -84,6 +86,7 @@ class Steps(NotebookRun):
         options: RunOptions,
         promises: Promises,
         ledger: Ledger,
+        sequence: DurableSequence,
         cells: list[NotebookNode],
         done: list[Attempt],
         attempt: int,
@@ -107,6 +110,7 @@ class Steps(NotebookRun):
         self._has_checkpoints = options.has_checkpoints
         self._promises = promises
         self._ledger = ledger
+        self._sequence = sequence
         self._cells = cells
         self._done = done
         self._attempt = attempt
@@ -164,6 +168,7 @@ class Steps(NotebookRun):
         if index < len(self._done):
             record = self._done[index].record
             assert record is not None
+            await self._sequence.finish(index, msgspec.to_builtins(record))
             show(self._ledger, cell, record)
             self._failed += record.status == "error" and not expects_error(cell)
             self.code_cells_executed += 1
@@ -172,6 +177,7 @@ class Steps(NotebookRun):
                 await self._resume()
             return cell
         attempt = self._attempt if index == len(self._done) else 1
+        await self._sequence.begin(index)
         await self._ledger.claim(index, attempt, cell.source)
         assert self.kc is not None
         self.kc.session.metadata = {"capsule_execution_id": self._ledger.execution_id(index)}
@@ -195,7 +201,9 @@ class Steps(NotebookRun):
             raise CellInterrupted(index)
         if any(output.output_type == "error" for output in cell.outputs):
             status = self._failure
-        await self._settle(index, attempt, cell, status, needs_state=True)
+        record = await self._settle(index, attempt, cell, status, needs_state=True)
+        if status != "interrupted":
+            await self._sequence.finish(index, msgspec.to_builtins(record))
         return cell
 
     @property
@@ -203,7 +211,9 @@ class Steps(NotebookRun):
         """What a cell's error is recorded as: one that Ctrl-C ended has not come to its end."""
         return "error" if self._signal is None else "interrupted"
 
-    async def _settle(self, index: int, attempt: int, cell: NotebookNode, status: str, *, needs_state: bool) -> None:
+    async def _settle(
+        self, index: int, attempt: int, cell: NotebookNode, status: str, *, needs_state: bool
+    ) -> CellRecord:
         name, digest = self._ledger.write_outputs(index, attempt, cell.outputs)
         state: dict[str, Any] = {}
         if needs_state and self._has_checkpoints:
@@ -217,6 +227,7 @@ class Steps(NotebookRun):
             live_only=state.get("live_only", {}),
         )
         await self._ledger.settle(index, attempt, record)
+        return record
 
     async def _resume(self) -> None:
         """Have the kernel be where the last finished cell left it.

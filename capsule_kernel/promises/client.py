@@ -16,6 +16,7 @@ request. `opening.open_promises` chooses by the settings.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -131,6 +132,20 @@ class Promises(Protocol):
         Raises:
             PromiseNotFound: there is none of this id.
             TimeoutError: `timeout_s` passed.
+        """
+
+    def address_of(self, group: str) -> str:
+        """Return where work for a group of processes is sent: the `resonate:target` of a durable function."""
+
+    async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
+        """Have a durable function's task held by nobody, if a process holds it that has ended.
+
+        Args:
+            task_id: the function's promise.
+            is_over: whether a process, by the pid that it gave, is known to have ended.
+
+        Returns:
+            The pid of the process that holds it now; empty: nobody does.
         """
 
     def note_create(

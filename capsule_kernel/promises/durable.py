@@ -23,6 +23,8 @@ from capsule_kernel.promises.remote import RemotePromises
 from capsule_kernel.promises.sse import SseSource
 
 _LOG = logging.getLogger(__name__)
+# What the SDK logs is for who asks for it: without a handler anywhere Python would write it to stderr.
+logging.getLogger("resonate").addHandler(logging.NullHandler())
 _BEATS_PER_TTL = 3
 _REFRESH_S = 10.0
 _STOP_S = 1.5

@@ -22,8 +22,10 @@ from capsule_kernel.promises.notes import Notes, creation, settling
 from capsule_kernel.promises.outcome import MISSING, OK, Outcome
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.store import LogEntry, Store
+from capsule_kernel.promises.tasks import free_task
 from capsule_kernel.promises.thread import StoreThread
 
+SCHEME = "capsule"
 _LOOK_S = 0.25
 _COLLECT_AFTER_S, _COLLECT_EVERY_S = 60.0, 3600.0
 _TIMER_MAX_S = 3600.0
@@ -204,6 +206,19 @@ class EmbeddedPromises:
     async def wait_watching(self) -> None:
         """Wait until the log is followed: nothing that happens from now on is missed."""
         await self._is_watching.wait()
+
+    def address_of(self, group: str) -> str:
+        """Return where work for a group of processes is sent (see `Promises.address_of`)."""
+        return f"{SCHEME}://any@{group}"
+
+    async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
+        """Have a task held by nobody, if a process holds it that has ended (see `Promises.free_task`)."""
+
+        async def ask(request: rq.Request) -> tuple[int, Any]:
+            outcome = (await self.apply([request]))[0]
+            return outcome.status, outcome.data
+
+        return await free_task(ask, task_id, is_over)
 
     async def call[T](self, function: Callable[[Store], T]) -> T:
         """Run a function on the store's thread."""

@@ -22,7 +22,8 @@ FAR_FUTURE_MS = 253_402_300_799_000
 """A timeout for what has none: the end of the year 9999."""
 
 KIND_TAG = "capsule:kind"
-TARGET_TAG, TIMER_TAG, BRANCH_TAG = "resonate:target", "resonate:timer", "resonate:branch"
+TARGET_TAG, TIMER_TAG, SCOPE_TAG = "resonate:target", "resonate:timer", "resonate:scope"
+ORIGIN_TAG, BRANCH_TAG, PARENT_TAG = "resonate:origin", "resonate:branch", "resonate:parent"
 
 
 class Promise(msgspec.Struct, frozen=True, kw_only=True):

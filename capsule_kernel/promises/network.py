@@ -16,12 +16,11 @@ from resonate_base import PROTOCOL_VERSION, ConnectorError
 
 from capsule_kernel.errors import PromiseError
 from capsule_kernel.promises import requests as rq
-from capsule_kernel.promises.embedded import EmbeddedPromises
+from capsule_kernel.promises.embedded import SCHEME, EmbeddedPromises
 from capsule_kernel.promises.model import TARGET_TAG
 from capsule_kernel.promises.outcome import INVALID
 from capsule_kernel.promises.store import LogEntry, Store
 
-_SCHEME = "capsule"
 _TICK_S = 1.0
 
 
@@ -39,7 +38,7 @@ class EmbeddedConnection:
         self, promises: EmbeddedPromises, *, group: str = "default", pid: str, is_durable: bool = False
     ) -> None:
         self._promises = promises
-        self._unicast = f"{_SCHEME}://uni@{group}/{pid}"
+        self._unicast = f"{SCHEME}://uni@{group}/{pid}"
         self._anycast = self.resolve_target(group)
         self._is_durable = is_durable
         self._callbacks: list[Callable[[str], None]] = []
@@ -52,7 +51,7 @@ class EmbeddedConnection:
 
     def resolve_target(self, target: str) -> str:
         """Return a group's address."""
-        return f"{_SCHEME}://any@{target}"
+        return self._promises.address_of(target)
 
     def recv(self, callback: Callable[[str], None]) -> None:
         """Have messages handed to `callback`, as JSON texts."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,7 +36,8 @@ from capsule_kernel.promises.envelopes import (
 from capsule_kernel.promises.model import Promise, Settlement, State, encode_value
 from capsule_kernel.promises.notes import Notes, creation
 from capsule_kernel.promises.outcome import INVALID, MISSING, OK, Outcome
-from capsule_kernel.promises.server import Token, redacted
+from capsule_kernel.promises.server import Token, address_of, redacted
+from capsule_kernel.promises.tasks import free_task
 
 if TYPE_CHECKING:
     from capsule_kernel.promises.http import Deadlines, HttpNetwork
@@ -203,6 +204,19 @@ class RemotePromises:
             cursor = page.cursor
             if cursor is None or len(found) >= limit:
                 return found[:limit]
+
+    def address_of(self, group: str) -> str:
+        """Return where work for a group of processes is sent (see `Promises.address_of`)."""
+        return address_of(group)
+
+    async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
+        """Have a task held by nobody, if a process holds it that has ended (see `Promises.free_task`)."""
+
+        async def ask(request: rq.Request) -> tuple[int, Any]:
+            status, data = await self._ask(request)
+            return status, msgspec.json.decode(data)
+
+        return await free_task(ask, task_id, is_over)
 
     async def wait(self, promise_id: str, timeout_s: float | None = None) -> Promise:
         """Wait until a promise is settled (see `Promises.wait`). The server being away for a while ends nothing."""

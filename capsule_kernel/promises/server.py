@@ -31,6 +31,11 @@ def server_url(environ: Mapping[str, str], setting: str = "") -> str:
     return url.rstrip("/")
 
 
+def address_of(group: str) -> str:
+    """Return where the server sends work for a group of processes that poll it."""
+    return f"poll://any@{group}"
+
+
 def redacted(url: str) -> str:
     """Return a URL without the password and the query that it may hold."""
     parts = urlsplit(url)

@@ -19,7 +19,7 @@ import aiohttp
 from capsule_kernel.errors import PromisesUnavailable
 from capsule_kernel.promises.http import CONNECT_S
 from capsule_kernel.promises.patience import Backoff
-from capsule_kernel.promises.server import Token, redacted
+from capsule_kernel.promises.server import Token, address_of, redacted
 
 _LOG = logging.getLogger(__name__)
 _RENEWED_S = 240.0
@@ -71,7 +71,7 @@ class SseSource:
 
     def resolve_target(self, target: str) -> str:
         """Return a group's address."""
-        return f"poll://any@{target}"
+        return address_of(target)
 
     def recv(self, callback: Callable[[str], None]) -> None:
         """Have messages handed to `callback`, as JSON texts."""

@@ -80,6 +80,8 @@ class StandIn:
             return web.json_response(self._error(envelope, 400, "Promise ID must start with its origin"), status=400)
         if envelope["kind"] == "promise.search":
             return web.json_response(self._search(envelope))
+        if envelope["kind"] == "task.get":
+            return web.json_response(self._task(envelope))
         flat = self.state.apply(Clock().unix_ms(), unwrap_request_envelope(envelope))
         await self._deliver()
         if self.mood == "loses answers":
@@ -102,6 +104,13 @@ class StandIn:
         ]
         page = found[: data["limit"]]
         answer = {"promises": page, "cursor": page[-1]["id"] if len(found) > len(page) else None}
+        return {"kind": envelope["kind"], "head": {**envelope["head"], "status": 200}, "data": answer}
+
+    def _task(self, envelope: dict[str, Any]) -> dict[str, Any]:
+        task = self.state.tasks.get(envelope["data"]["id"])
+        if task is None:
+            return self._error(envelope, 404, "Task not found")
+        answer = {"task": task.to_record()}
         return {"kind": envelope["kind"], "head": {**envelope["head"], "status": 200}, "data": answer}
 
     def _error(self, envelope: dict[str, Any], status: int, reason: str) -> dict[str, Any]:
