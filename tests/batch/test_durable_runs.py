@@ -94,14 +94,18 @@ class Place:
         psutil.wait_procs(family, timeout=10)
         process.communicate()
 
+    def close(self) -> None:
+        """End what still runs."""
+        for process in self.started:
+            if process.poll() is None:
+                self.kill_all(process)
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     found = Place(tmp_path)
     yield found
-    for process in found.started:
-        if process.poll() is None:
-            found.kill_all(process)
+    found.close()
 
 
 def noting(name: str, more: str = "") -> str:

@@ -10,16 +10,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from capsule_kernel.promises.remote import RemotePromises
 from capsule_kernel.promises.server import Token
-from tests.promises.resonate_server import server_binary, start_server
-from tests.promises.stand_in import StandIn
+from tests.promises.servers import KINDS, Server, serving
 
 from .exchange import DEADLINE_S
 from .process import free_ports
@@ -37,68 +35,10 @@ _BACK_S = 45.0
 """A breaker that is open tries again after 15 s, notes every 5 s; the rest is for a busy machine."""
 
 
-class Server(Protocol):
-    url: str
-
-    def start(self) -> None:
-        """Serve."""
-
-    def stop(self) -> None:
-        """Go away; what is kept stays."""
-
-
-class Double:
-    """The stand-in, on a thread and loop of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        self._server = StandIn()
-
-    def start(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.start(), self._loop).result(DEADLINE_S)
-        self.url = self._server.url
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._server.stop(), self._loop).result(DEADLINE_S)
-
-    def close(self) -> None:
-        self.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(DEADLINE_S)
-        self._loop.close()
-
-
-class Real:
-    """A real server, which is killed and started again on its file."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        self._process = start_server(self._folder, self._port)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait(DEADLINE_S)
-
-
-@pytest.fixture(params=["double", "real"])
+@pytest.fixture(params=KINDS)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    if request.param == "real":
-        server_binary()
-        real = Real(tmp_path)
-        real.start()
-        yield real
-        real.stop()
-        return
-    double = Double()
-    double.start()
-    yield double
-    double.close()
+    with serving(request.param, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
