@@ -24,6 +24,7 @@ _NAMED = 5
 _COMMAND_LENGTH = 60
 _SHARED = "rw-s"
 _OF_DATABASES = "-shm"
+_OF_SEMAPHORES = "/dev/shm/sem."  # noqa: S108 - where they are (sem_overview(7))
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -124,7 +125,9 @@ def _shared_mappings() -> list[str]:
     text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     lines = [line.split(maxsplit=5) for line in text.splitlines()]
     paths = [words[5] if len(words) > 5 else "without a name" for words in lines if words[1] == _SHARED]
-    return [path for path in dict.fromkeys(paths) if not path.endswith(_OF_DATABASES)]
+    return [
+        path for path in dict.fromkeys(paths) if not (path.endswith(_OF_DATABASES) or path.startswith(_OF_SEMAPHORES))
+    ]
 
 
 def _listed(names: list[str]) -> str:

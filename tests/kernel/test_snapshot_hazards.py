@@ -65,6 +65,23 @@ def test_blas_works_before_and_after_takeovers(kernel: Client) -> None:
         assert kernel.evaluate("bool(np.allclose(product, first))") == "True"
 
 
+@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+def test_a_lock_of_processes_that_the_dead_worker_held_is_free_again(kernel: Client, kind: str) -> None:
+    kernel.run("import multiprocessing, os, signal, tqdm.std")
+    snapshot(kernel, f"lock = multiprocessing.{kind}(); bars = tqdm.std.TqdmDefaultWriteLock()")
+    cell = kernel.execute("bars.acquire(); lock.acquire(); os.kill(os.getpid(), signal.SIGKILL)")
+    assert cell.ename == "WorkerDied"
+    # And nothing is said of semaphores: a stream that no test asked for would be found at the end.
+    assert kernel.evaluate("lock.acquire(timeout=5), lock.release()") == "(True, None)"
+    assert kernel.evaluate("bars.mp_lock.acquire(timeout=5), bars.mp_lock.release()") == "(True, None)"
+
+
+def test_a_lock_of_processes_that_is_held_stays_held(kernel: Client) -> None:
+    snapshot(kernel, "import multiprocessing; lock = multiprocessing.RLock(); _ = lock.acquire()")
+    die(kernel)
+    assert kernel.evaluate("lock._semlock._is_zero(), lock.release()") == "(True, None)"
+
+
 def test_a_fork_handler_that_hangs_costs_the_snapshots_and_nothing_else(kernel: Client) -> None:
     kernel.run("import os, time; _ = os.register_at_fork(after_in_child=lambda: time.sleep(600))")
     assert kernel.evaluate("6 * 7") == "42"
