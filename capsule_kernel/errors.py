@@ -430,10 +430,24 @@ class TaskHeld(PromiseError):
         self.holder = holder
 
     def __str__(self) -> str:
-        return (
-            f"{self.promise_id} is run by {self.holder}: wait, or end that process; half a minute after it has ended "
-            "another one may"
-        )
+        return f"{self.promise_id} is run by {self.holder}: wait, or end that process"
+
+
+class FunctionStopped(PromiseError):
+    """A durable function cannot go on.
+
+    Attributes:
+        promise_id: the promise, of the function or of its step, that ended it.
+        reason: how that was settled, or what did not happen.
+    """
+
+    def __init__(self, promise_id: str, reason: str) -> None:
+        super().__init__(promise_id, reason)
+        self.promise_id = promise_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.promise_id} does not go on: {self.reason}"
 
 
 class PromisesUnavailable(PromiseError):

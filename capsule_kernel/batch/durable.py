@@ -22,7 +22,8 @@ from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.runner import Outcome
 from capsule_kernel.batch.steps import POLICIES, CellInterrupted, Policy, RunOptions, Steps, show
 from capsule_kernel.clock import Clock
-from capsule_kernel.errors import NotebookRunError, RunUnavailable
+from capsule_kernel.errors import FunctionStopped, NotebookRunError, RunUnavailable, TaskHeld
+from capsule_kernel.incarnation import described_holder
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
 from capsule_kernel.promises.model import Promise
@@ -73,6 +74,12 @@ class DurableRun:
             await promises.start()
             try:
                 return await self._run(promises)
+            except TaskHeld as exc:
+                raise RunUnavailable(
+                    self._run_id, f"{described_holder(exc.holder)} runs it now: wait, or end that one"
+                ) from exc
+            except FunctionStopped as exc:
+                raise RunUnavailable(self._run_id, f"{exc}: --from-start runs all cells") from exc
             finally:
                 await promises.stop()
 
@@ -85,9 +92,9 @@ class DurableRun:
         if root.state == "rejected_canceled":
             raise RunUnavailable(self._run_id, "it was canceled: --from-start runs it again")
         sequence = ledger.sequence(len(cells))
-        if root.is_pending:
-            sequence.start()
         try:
+            if root.is_pending:
+                await sequence.start()
             return await self._run_cells(promises, ledger, sequence, root, cells)
         finally:
             await sequence.stop()

@@ -3,8 +3,9 @@
 A run is the promise of a durable function, `{run_id}`, and each cell a step of it, `{run_id}:{n}`, which is finished
 when the cell is. What became of a cell says another promise, `exec:{run_id}-{cell}`, created when the cell is claimed
 and settled when what it made is on the disk: outputs in the run's folder, variables in a checkpoint. A cell that is
-tried again has another promise, `exec:{run_id}-{cell}_{attempt}`, and a run that is begun again another id,
-`{run_id}__{generation}`: what stands before the last `-` is one run's alone, whatever other runs are called.
+tried again has another promise, `exec:{run_id}-{cell}_{attempt}` (a step that is finished keeps how it was finished
+first), and a run that is begun again another id, `{run_id}__{generation}`: what stands before the last `-` is one run's
+alone, whatever other runs are called.
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def checked_id(text: str) -> str:
     """
     if not _ID.fullmatch(text) or _GENERATION_MARK in text:
         raise NotebookError(f"--id {text}", "use letters, digits, '_' (not twice in a row) and '-', 100 at most")
+    if text in names.TAKEN:
+        raise NotebookError(f"--id {text}", "other promises begin so: use another word")
     return text
 
 
@@ -183,9 +186,9 @@ class Ledger:
             tags=invocation_tags(self.root_id, self._promises.address_of(self.root_id)),
             is_durable=self._is_synced,
         )
-        if not is_invocation(created.promise):
+        if created.promise.kind != KIND or not is_invocation(created.promise, FUNCTION):
             raise RunUnavailable(
-                self.run_id, "it was begun by an earlier version of Capsule: --from-start runs all cells"
+                self.run_id, "its promise is not that of a run of this version of Capsule: --from-start begins another"
             )
         return created.promise
 
@@ -208,7 +211,7 @@ class Ledger:
             return
         if promise.is_pending:
             await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
-        await self.withdraw_questions("run that was started again")
+        await self.leave("run that was started again")
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
         self._generation += 1
         path = self.folder / "generation"
@@ -223,9 +226,10 @@ class Ledger:
         owner = re.compile(re.escape(self.root_id) + r"-\d+")
         return [promise for promise in found if owner.fullmatch(names.origin_of(promise.id))]
 
-    async def withdraw_questions(self, by: str) -> None:
-        """Cancel what the run waits for: nobody does any more."""
-        for promise in await self.questions():
+    async def leave(self, by: str) -> None:
+        """Cancel what of the run is still pending: its questions, and its steps."""
+        steps = await self._promises.search(prefix=f"{self.root_id}:", state="pending")
+        for promise in [*await self.questions(), *steps]:
             await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": by})
 
     async def attempt(self, cell: int) -> Attempt:

@@ -92,7 +92,7 @@ async def cancel(run_id: str) -> None:
         )
         if not settled.is_winner:
             raise RunUnavailable(run_id, "it is over already")
-        await ledger.withdraw_questions("canceled run")
+        await ledger.leave("canceled run")
 
 
 async def _run(promises: Promises, folder: Path) -> Run | None:

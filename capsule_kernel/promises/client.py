@@ -17,11 +17,15 @@ request. `opening.open_promises` chooses by the settings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from capsule_kernel.promises.model import Promise, Settlement, State
+
+if TYPE_CHECKING:
+    from capsule_kernel.promises.durable import DurableFunctions
 
 
 class Created(msgspec.Struct, frozen=True):
@@ -136,6 +140,16 @@ class Promises(Protocol):
 
     def address_of(self, group: str) -> str:
         """Return where work for a group of processes is sent: the `resonate:target` of a durable function."""
+
+    async def functions(self, *, group: str, pid: str, ttl: timedelta, is_durable: bool) -> DurableFunctions:
+        """Return durable functions on these promises, not yet running; imports Resonate's SDK, on another thread.
+
+        Args:
+            group: the group whose work this process takes.
+            pid: this process, as holder of tasks.
+            ttl: how long a task stays held when this process dies.
+            is_durable: whether what is kept waits for the disk, where that is for this process to decide.
+        """
 
     async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
         """Have a durable function's task held by nobody, if a process holds it that has ended.

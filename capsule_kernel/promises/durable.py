@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from resonate.resonate import Resonate
 from resonate_base import Network, ResonateError, Source
 
+from capsule_kernel.errors import FunctionStopped
 from capsule_kernel.promises.embedded import EmbeddedPromises
 from capsule_kernel.promises.heartbeat import GroupedHeartbeat
 from capsule_kernel.promises.http import HttpNetwork
@@ -23,8 +26,6 @@ from capsule_kernel.promises.remote import RemotePromises
 from capsule_kernel.promises.sse import SseSource
 
 _LOG = logging.getLogger(__name__)
-# What the SDK logs is for who asks for it: without a handler anywhere Python would write it to stderr.
-logging.getLogger("resonate").addHandler(logging.NullHandler())
 _BEATS_PER_TTL = 3
 _REFRESH_S = 10.0
 _STOP_S = 1.5
@@ -55,6 +56,10 @@ class DurableFunctions:
         ttl: timedelta = timedelta(seconds=30),
         encryptor: Encryptor | None = None,
     ) -> None:
+        logger = logging.getLogger("resonate")
+        if not logger.handlers:
+            # What the SDK logs is for who asks for it: without a handler anywhere Python would write it to stderr.
+            logger.addHandler(logging.NullHandler())
         self._connections: list[Network | Source] = list(dict.fromkeys([source, network]))
         self._heartbeat = GroupedHeartbeat(
             network.send, pid=pid, interval_s=ttl.total_seconds() / _BEATS_PER_TTL, report=_LOG.warning
@@ -77,6 +82,24 @@ class DurableFunctions:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+    async def begin(self, promise_id: str, name: str, function: Callable[..., Any]) -> None:
+        """Run a function, whose promise there is already, from now on.
+
+        Args:
+            promise_id: the promise.
+            name: the function's name, as in the promise.
+            function: takes the SDK's context.
+
+        Raises:
+            FunctionStopped: it cannot be begun: the promise is not that of a function, for example.
+        """
+        self.resonate.start()
+        self.resonate.register(function, name=name)
+        try:
+            await self.resonate.run(promise_id, name).id()
+        except ResonateError as exc:
+            raise FunctionStopped(promise_id, str(exc)) from exc
 
     async def stop(self) -> None:
         """End within 2 s: steps that still run are cancelled, and taken up by whoever holds their task next."""

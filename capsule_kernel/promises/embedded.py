@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import PromiseNotFound, PromiseRejected, PromisesUnavailable
@@ -22,8 +24,11 @@ from capsule_kernel.promises.notes import Notes, creation, settling
 from capsule_kernel.promises.outcome import MISSING, OK, Outcome
 from capsule_kernel.promises.retention import Collected
 from capsule_kernel.promises.store import LogEntry, Store
-from capsule_kernel.promises.tasks import free_task
+from capsule_kernel.promises.tasks import SDK, free_task
 from capsule_kernel.promises.thread import StoreThread
+
+if TYPE_CHECKING:
+    from capsule_kernel.promises.durable import DurableFunctions
 
 SCHEME = "capsule"
 _LOOK_S = 0.25
@@ -211,8 +216,16 @@ class EmbeddedPromises:
         """Return where work for a group of processes is sent (see `Promises.address_of`)."""
         return f"{SCHEME}://any@{group}"
 
+    async def functions(self, *, group: str, pid: str, ttl: timedelta, is_durable: bool) -> DurableFunctions:
+        """Return durable functions on these promises (see `Promises.functions`)."""
+        durable = await asyncio.to_thread(importlib.import_module, SDK)
+        functions: DurableFunctions = durable.on_embedded(self, group=group, pid=pid, ttl=ttl, is_durable=is_durable)
+        return functions
+
     async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
         """Have a task held by nobody, if a process holds it that has ended (see `Promises.free_task`)."""
+        # Leases that have ended: nobody else may have looked since.
+        await self.tick()
 
         async def ask(request: rq.Request) -> tuple[int, Any]:
             outcome = (await self.apply([request]))[0]

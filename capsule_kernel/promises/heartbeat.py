@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,24 +31,31 @@ class GroupedHeartbeat:
         self._interval_s = interval_s
         self._report = report
         self._held: dict[str, int] = {}
+        # A task that was lost and taken again is begun anew before its first run has ended.
+        self._runs: Counter[str] = Counter()
         self._loop: asyncio.Task[None] | None = None
         self._count = 0
 
     def start(self, task_id: str, task_version: int) -> None:
         """Keep a task held."""
         self._held[task_id] = task_version
+        self._runs[task_id] += 1
         if self._loop is None:
             self._loop = asyncio.create_task(self._run(), name="promises: heartbeat")
 
     def stop(self, task_id: str) -> None:
         """Keep a task held no longer."""
-        self._held.pop(task_id, None)
+        self._runs[task_id] -= 1
+        if self._runs[task_id] <= 0:
+            del self._runs[task_id]
+            self._held.pop(task_id, None)
         if not self._held:
             self.shutdown()
 
     def shutdown(self) -> None:
         """Keep nothing held any more."""
         self._held.clear()
+        self._runs.clear()
         if self._loop is not None:
             self._loop.cancel()
             self._loop = None

@@ -28,9 +28,10 @@ def invocation_tags(promise_id: str, address: str) -> dict[str, str]:
     }
 
 
-def is_invocation(promise: Promise) -> bool:
-    """Return whether a promise is the run of a durable function."""
-    return TARGET_TAG in promise.tags
+def is_invocation(promise: Promise, function: str) -> bool:
+    """Return whether a promise is a run of a durable function of this name."""
+    param = promise.param_data()
+    return TARGET_TAG in promise.tags and isinstance(param, dict) and param.get("func") == function
 
 
 def arguments_of(promise: Promise) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The ids of Capsule's promises: the same request always has the same id, on every machine. Pure.
 
 An execution is `{kernel_id}-{n}`, and in a batch run `{run_id}-{cell}`. Its promises are `exec:{execution_id}`,
-`{execution_id}:input:{n}` and `{execution_id}:approve:{n}`, where n counts within the execution. Everything before the
+`{execution_id}:input:{n}` and `{execution_id}:approve:{n}`, where n counts within the execution; a run's is `{run_id}`,
+with a step `{run_id}:{n}` for each cell. Everything before the
 first colon is Resonate's *origin* (its unit of sharding, of callbacks and of prefix tokens), so the parts hold no colon
 and no dot (servers before 0.10 separate with dots).
 """
@@ -15,6 +16,10 @@ import msgspec
 from capsule_kernel.errors import InvalidPromiseId
 
 EXECUTION, INPUT, APPROVAL = "exec", "input", "approve"
+PROBE = "probe"
+"""Begins the id of the promise by which a server is tried."""
+TAKEN = frozenset({EXECUTION, PROBE})
+"""What no run can be called."""
 
 _PART = re.compile(r"[A-Za-z0-9_-]+")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")

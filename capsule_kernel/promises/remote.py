@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import importlib
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,13 +34,23 @@ from capsule_kernel.promises.envelopes import (
     reason_of,
     translated_error,
 )
-from capsule_kernel.promises.model import Promise, Settlement, State, encode_value
+from capsule_kernel.promises.model import (
+    BRANCH_TAG,
+    ORIGIN_TAG,
+    PARENT_TAG,
+    Promise,
+    Settlement,
+    State,
+    encode_value,
+)
+from capsule_kernel.promises.names import PROBE
 from capsule_kernel.promises.notes import Notes, creation
 from capsule_kernel.promises.outcome import INVALID, MISSING, OK, Outcome
 from capsule_kernel.promises.server import Token, address_of, redacted
-from capsule_kernel.promises.tasks import free_task
+from capsule_kernel.promises.tasks import SDK, free_task
 
 if TYPE_CHECKING:
+    from capsule_kernel.promises.durable import DurableFunctions
     from capsule_kernel.promises.http import Deadlines, HttpNetwork
     from capsule_kernel.promises.sse import SseSource
 
@@ -47,7 +58,7 @@ NONCE = "capsule-nonce"
 _LOOK_S = 10.0
 _PAGE = 500
 _TOGETHER = 16
-_PROBE_ID = "probe:1"
+_PROBE_ID = f"{PROBE}:1"
 
 
 class RemotePromises:
@@ -127,7 +138,7 @@ class RemotePromises:
             PromisesUnavailable: there is none; the text says what is there instead.
             PromiseRejected: the server refuses the token.
         """
-        lineage = {"resonate:origin": "probe", "resonate:branch": _PROBE_ID, "resonate:parent": "probe"}
+        lineage = {ORIGIN_TAG: PROBE, BRANCH_TAG: _PROBE_ID, PARENT_TAG: PROBE}
         request = creation(_PROBE_ID, None, "", lineage, self._clock.unix_ms() + 1000)
         status, data = await self._ask(request)
         if status in {400, 422}:
@@ -208,6 +219,12 @@ class RemotePromises:
     def address_of(self, group: str) -> str:
         """Return where work for a group of processes is sent (see `Promises.address_of`)."""
         return address_of(group)
+
+    async def functions(self, *, group: str, pid: str, ttl: timedelta, is_durable: bool) -> DurableFunctions:  # noqa: ARG002 - the server decides how it keeps them
+        """Return durable functions on these promises (see `Promises.functions`)."""
+        durable = await asyncio.to_thread(importlib.import_module, SDK)
+        functions: DurableFunctions = await durable.on_remote(self, group=group, pid=pid, ttl=ttl)
+        return functions
 
     async def free_task(self, task_id: str, is_over: Callable[[str], bool]) -> str:
         """Have a task held by nobody, if a process holds it that has ended (see `Promises.free_task`)."""

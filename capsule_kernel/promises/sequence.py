@@ -1,7 +1,7 @@
 """A durable function whose steps are done elsewhere: it waits for the result of each, one after the other.
 
-    sequence = DurableSequence(promises, run_id, function="capsule.notebook", total=3, pid=pid)
-    sequence.start()
+    sequence = DurableSequence(promises, run_id, function="capsule.notebook", total=3, pid=pid, is_over=is_holder_over)
+    await sequence.start()
     for index in range(3):
         result = await sequence.begin(index)          # the step's, if an earlier process has finished it
         if result is None:
@@ -17,22 +17,21 @@ begun again: whether what it stands for may be done again is for the caller to k
 from __future__ import annotations
 
 import asyncio
-import importlib
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.errors import PromisesUnavailable, TaskHeld
+from capsule_kernel.errors import FunctionStopped, PromiseError, TaskHeld
 from capsule_kernel.promises.client import Promises
-from capsule_kernel.promises.embedded import EmbeddedPromises
 
 if TYPE_CHECKING:
     from resonate.context import Context
 
     from capsule_kernel.promises.durable import DurableFunctions
 
-_SDK = "capsule_kernel.promises.durable"
-_DEADLINE_S = 120.0
+_LOOK_S = 2.0
+_LOOKS = 60
 _TTL = timedelta(seconds=30)
 _STEP_TIMEOUT = timedelta(days=36_500)
 
@@ -71,25 +70,39 @@ class DurableSequence:
         self._begun: list[asyncio.Future[Any]] = [loop.create_future() for _ in range(total)]
         self._told: list[asyncio.Future[Any]] = [loop.create_future() for _ in range(total)]
         self._kept: list[asyncio.Future[Any]] = [loop.create_future() for _ in range(total)]
+        self._ended: asyncio.Future[None] = loop.create_future()
+        # Why the function goes on no more; never awaited by itself.
+        self._problem: asyncio.Future[PromiseError] = loop.create_future()
         self._starting: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._functions: DurableFunctions | None = None
-        self._body: asyncio.Task[Any] | None = None
+        self._bodies: set[asyncio.Task[Any]] = set()
 
-    def start(self) -> None:
-        """Begin, or go on; what stands in the way is raised by what is called next.
+    async def start(self) -> None:
+        """Begin, or go on.
 
-        The SDK is imported meanwhile, half a second on another thread.
+        The SDK is imported meanwhile, half a second on another thread; what goes wrong with that is raised by what is
+        called next.
+
+        Raises:
+            TaskHeld: another process runs the function.
+            PromiseError: its promise cannot be read.
         """
+        holder = await self._promises.free_task(self._root_id, lambda pid: pid == self._pid or self._is_over(pid))
+        if holder:
+            raise TaskHeld(self._root_id, holder)
         self._starting = asyncio.create_task(self._start())
+        self._watch = asyncio.create_task(self._watch_root())
 
     async def begin(self, index: int) -> Any:
         """Begin a step, the ones before it being finished; return its result if it has one already, else None.
 
         Raises:
             TaskHeld: another process runs the function.
+            FunctionStopped: somebody has settled its promise, or the step's.
             PromiseError: it cannot be begun.
         """
-        return await self._wait(self._begun[index], f"step {index + 1} of {self._root_id} was not begun")
+        return await self._wait(self._begun[index], f"step {index + 1} was not begun")
 
     async def finish(self, index: int, result: Any) -> Any:
         """Finish a step that was begun; return what is kept: `result`, or that of whoever was first.
@@ -100,66 +113,65 @@ class DurableSequence:
 
         Raises:
             TaskHeld: another process runs the function.
+            FunctionStopped: somebody has settled its promise, or the step's.
             PromiseError: it cannot be kept.
         """
         if await self.begin(index) is None and not self._told[index].done():
             self._told[index].set_result(result)
-        return await self._wait(self._kept[index], f"step {index + 1} of {self._root_id} could not be kept")
+        return await self._wait(self._kept[index], f"step {index + 1} could not be kept")
 
     async def end(self) -> None:
         """Wait until the function has returned, all its steps being finished.
 
         Raises:
+            FunctionStopped: somebody else has settled its promise.
             PromiseError: that could not be kept.
         """
-        await self._started()
-        try:
-            await self._promises.wait(self._root_id, _DEADLINE_S)
-        except TimeoutError:
-            raise await self._failure(f"the end of {self._root_id} could not be kept") from None
+        await self._wait(self._ended, "its end could not be kept")
 
     async def stop(self) -> None:
-        """Let go; a function that has not returned goes on when somebody begins it again."""
+        """Let go: a function that has not returned goes on as soon as somebody begins it again."""
+        for task in (self._starting, self._watch):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+        if self._functions is not None:
+            stopping = asyncio.create_task(self._functions.stop())
+            # From here on it takes no work: who cancels the function before that would be given it again.
+            await asyncio.sleep(0)
+            for body in list(self._bodies):
+                body.cancel()
+            await stopping
         if self._starting is not None:
-            self._starting.cancel()
-            await asyncio.wait({self._starting})
-        if self._functions is None:
-            return
-        stopping = asyncio.create_task(self._functions.stop())
-        # From here on it takes no work: who cancels it before would be given the function again.
-        await asyncio.sleep(0)
-        if self._body is not None:
-            self._body.cancel()
-        await stopping
+            # Where that fails its lease will end.
+            with contextlib.suppress(PromiseError):
+                await self._promises.free_task(self._root_id, lambda pid: pid == self._pid)
 
     async def _start(self) -> None:
-        holder = await self._promises.free_task(self._root_id, self._is_over)
-        if holder:
-            raise TaskHeld(self._root_id, holder)
-        await asyncio.to_thread(importlib.import_module, _SDK)
-        self._functions = await self._opened()
-        resonate = self._functions.resonate.start()
-        resonate.register(self._run, name=self._function)
-        await resonate.run(self._root_id, self._function).id()
-
-    async def _opened(self) -> DurableFunctions:
-        from capsule_kernel.promises.durable import on_embedded, on_remote
-        from capsule_kernel.promises.remote import RemotePromises
-
-        # A group of its own: nobody else has this function's steps at hand.
-        if isinstance(self._promises, EmbeddedPromises):
-            return on_embedded(
-                self._promises, group=self._root_id, pid=self._pid, ttl=_TTL, is_durable=self._is_durable
-            )
-        assert isinstance(self._promises, RemotePromises)
-        return await on_remote(self._promises, group=self._root_id, pid=self._pid, ttl=_TTL)
+        self._functions = await self._promises.functions(
+            # A group of its own: nobody else has this function's steps at hand.
+            group=self._root_id,
+            pid=self._pid,
+            ttl=_TTL,
+            is_durable=self._is_durable,
+        )
+        await self._functions.begin(self._root_id, self._function, self._run)
 
     async def _run(self, ctx: Context, /, **_arguments: Any) -> dict[str, Any]:
         """The function: whatever process it runs in, finished steps are not done again."""
-        self._body = asyncio.current_task()
+        body = asyncio.current_task()
+        assert body is not None
+        self._bodies.add(body)
+        body.add_done_callback(self._bodies.discard)
         steps = ctx.options(timeout=_STEP_TIMEOUT)
         for index in range(len(self._kept)):
-            result = await steps.run(self._step, index)
+            try:
+                result = await steps.run(self._step, index)
+            except Exception as exc:
+                self._stop_for(FunctionStopped(f"{self._root_id}:{index + 1}", str(exc) or "rejected"))
+                # To return, or raise, would be the end of the function.
+                await asyncio.get_running_loop().create_future()
+                raise
             for future in (self._begun[index], self._kept[index]):
                 if not future.done():
                     future.set_result(result)
@@ -170,20 +182,31 @@ class DurableSequence:
             self._begun[index].set_result(None)
         return await asyncio.shield(self._told[index])
 
-    async def _started(self) -> None:
+    async def _watch_root(self) -> None:
+        """See how the function ends, or who ends it."""
+        with contextlib.suppress(PromiseError):
+            promise = await self._promises.wait(self._root_id)
+            if promise.state == "resolved":
+                self._ended.set_result(None)
+            else:
+                self._stop_for(FunctionStopped(self._root_id, promise.state.removeprefix("rejected_")))
+
+    def _stop_for(self, problem: PromiseError) -> None:
+        if not self._problem.done():
+            self._problem.set_result(problem)
+
+    async def _wait(self, future: asyncio.Future[Any], missing: str) -> Any:
         assert self._starting is not None
         await asyncio.shield(self._starting)
-
-    async def _wait(self, future: asyncio.Future[Any], problem: str) -> Any:
-        await self._started()
-        await asyncio.wait({future}, timeout=_DEADLINE_S)
-        if not future.done():
-            raise await self._failure(problem)
-        return future.result()
-
-    async def _failure(self, problem: str) -> Exception:
-        """Return why the function does not go on."""
-        holder = await self._promises.free_task(self._root_id, lambda _pid: False)
-        if holder and holder != self._pid:
-            return TaskHeld(self._root_id, holder)
-        return PromisesUnavailable(repr(self._promises), f"{problem} within {_DEADLINE_S:g} s")
+        awaited = {future, self._problem}
+        for _ in range(_LOOKS):
+            done, _pending = await asyncio.wait(awaited, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            if future in done:
+                return future.result()
+            if done:
+                raise self._problem.result()
+            # Lost on the way, it is taken again, unless somebody else was sooner.
+            holder = await self._promises.free_task(self._root_id, lambda _pid: False)
+            if holder and holder != self._pid:
+                raise TaskHeld(self._root_id, holder)
+        raise FunctionStopped(self._root_id, f"{missing} within {_LOOKS * _LOOK_S:g} s")

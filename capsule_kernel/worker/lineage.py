@@ -1,8 +1,8 @@
 """When the worker is forked as a snapshot, and how a snapshot becomes the worker.
 
 A snapshot is due after a moment of idleness, or before a cell: before the first that could lose something, and once
-much has run since the newest one. It is never in the way of a burst of small cells. It sleeps on links of its own,
-whose other ends it has sent to the front.
+much has run since the newest one. Otherwise it is not in the way of a burst of small cells. It sleeps on links of its
+own, whose other ends it has sent to the front.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ _COSTS_BETWEEN = 50
 _FIRST_COST_S = 0.004
 _CHEAP_S = 0.05
 _PATIENCE_S = 2.0
+_HANGS_MAX = 2
 _HANGS = (
     f"a fork of this worker did not begin to sleep within {_PATIENCE_S:g} s (a handler of `os.register_at_fork` that "
-    "does not come back?), and none is taken any more"
+    "does not come back?)"
 )
+_TRIED_AGAIN_S = 0.5
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_SCORE_MAX = "1000"
 
@@ -89,8 +91,9 @@ class Lineage:
         self._is_due = False
         # Without one a death costs all that was there, not the last moment's work.
         self._has_none = True
+        self._tried_again_at = 0.0
         self._helper = 0
-        self._hangs = False
+        self._hangs = 0
         self._last_reason = ""
         self._oom_score = ""
         self._is_chosen = False
@@ -107,8 +110,11 @@ class Lineage:
     @property
     def is_overdue(self) -> bool:
         """Whether the next cell should wait for a snapshot: there is none yet, or much has run since the newest."""
-        is_much = self._ran_s > (0 if self._has_none else _COSTS_BETWEEN * self._cost_s)
-        return self._is_due and self._is_wanted and is_much
+        if not self._is_due or not self._is_wanted:
+            return False
+        if self._has_none and self._ran_s > 0 and self._monotonic() >= self._tried_again_at:
+            return True
+        return self._ran_s > _COSTS_BETWEEN * self._cost_s
 
     @property
     def is_refork_wanted(self) -> bool:
@@ -124,7 +130,7 @@ class Lineage:
         """Take the exit status of the last fork's helper, before user code could find it among its children."""
         if self._helper:
             with contextlib.suppress(ChildProcessError):
-                self._hangs |= not _reap(self._helper, _PATIENCE_S)
+                self._hangs += not _reap(self._helper, _PATIENCE_S)
             self._helper = 0
 
     def take(self, moment: Moment, *, own_threads: Sequence[threading.Thread] = (), is_awaited: bool = False) -> Role:
@@ -137,7 +143,7 @@ class Lineage:
             own_threads: those threads.
             is_awaited: whether the worker goes on only when the front would find the snapshot.
         """
-        self._is_due = self._has_none = False
+        self._is_due = False
         self._ran_s = 0.0
         self.reap_helper()
         around = look_around()
@@ -161,7 +167,7 @@ class Lineage:
             self._announce(moment, main, side, own_main, own_side, begun=begun)
         os.close(childs_done)
         if role is Role.WORKER and is_awaited and not self.refusal and not _is_ready(done, _PATIENCE_S):
-            self._hangs = True
+            self._hangs += 1
             self.refusal = _HANGS
             self._say_refused(moment.count)
         os.close(done)
@@ -171,16 +177,18 @@ class Lineage:
             self._sleep(around)
         elif not self.refusal:
             self._last_reason = ""
+            self._has_none = False
         return role
 
     def _reason_against(self, own_threads: Sequence[threading.Thread], around: Surroundings) -> str:
         if not self._is_wanted:
             return "the setting `snapshots` is 0"
-        if self._hangs:
-            return _HANGS
+        if self._hangs >= _HANGS_MAX:
+            return f"{_HANGS}; none is taken any more"
         return snapshots.reason_against(own_threads, around.locks)
 
     def _say_refused(self, count: int) -> None:
+        self._tried_again_at = self._monotonic() + _TRIED_AGAIN_S
         if self.refusal != self._last_reason:
             self._last_reason = self.refusal
             self._say(SnapshotRefused(count=count, reason=self.refusal))
@@ -247,15 +255,23 @@ def _is_ready(descriptor: int, timeout_s: float) -> bool:
 
 
 def _reap(pid: int, timeout_s: float) -> bool:
-    """Take a child's exit status; one that does not end in time is killed. Return whether it has ended by itself."""
+    """Take a child's exit status; one that does not end in time is killed. Return whether it has ended by itself.
+
+    Raises:
+        ChildProcessError: somebody else has taken it.
+    """
     if os.waitpid(pid, os.WNOHANG)[0]:
         return True
-    process = os.pidfd_open(pid)
+    is_ended = True
     try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        # It has just been taken; or the system has no descriptor for us, and it has to be waited for as it is.
+        pass
+    else:
         is_ended = _is_ready(process, timeout_s)
         if not is_ended:
             signal.pidfd_send_signal(process, signal.SIGKILL)
-    finally:
         os.close(process)
     os.waitpid(pid, 0)
     return is_ended

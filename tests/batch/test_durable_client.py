@@ -53,6 +53,18 @@ def test_it_goes_on_after_the_last_finished_cell_and_fails_as_nbclient_does(plac
     assert place.log() == ["a", "b", "b"]
 
 
+def test_the_same_process_goes_on_after_a_failure(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        noting("a", "x = 20; print(x)"),
+        noting("b", "import os\nif not os.path.exists('ready'): 1 / 0\nprint(x + 1)"),
+    )
+    then = "open('ready', 'w').close(); client.execute(); print(notebook.cells[1].outputs)"
+    again = PROGRAM.replace('print("failed", error.ename, ran)', then)
+    assert "21" in _call(place, path, again)
+    assert place.log() == ["a", "b", "b"]
+
+
 def test_it_is_an_nbclient() -> None:
     assert issubclass(DurableNotebookClient, NotebookClient)
 
@@ -64,9 +76,9 @@ async def test_a_wrong_id_is_named() -> None:
         await DurableNotebookClient(nbformat.v4.new_notebook(), run_id="a b").async_execute()
 
 
-def _call(place: Place, path: Path) -> str:
+def _call(place: Place, path: Path, program: str = PROGRAM) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, path],
+        [sys.executable, "-c", program, path],
         env=place.environment,
         cwd=place.folder,
         capture_output=True,

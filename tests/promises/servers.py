@@ -77,10 +77,14 @@ def serving(kind: str, folder: Path) -> Iterator[Server]:
         server_binary()
         real = Real(folder)
         real.start()
-        yield real
-        real.stop()
+        try:
+            yield real
+        finally:
+            real.stop()
         return
     double = Double()
-    double.start()
-    yield double
-    double.close()
+    try:
+        double.start()
+        yield double
+    finally:
+        double.close()

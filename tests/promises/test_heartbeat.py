@@ -35,3 +35,22 @@ async def test_each_origin_has_a_request_of_its_own_and_failures_end_nothing() -
     assert seen[:2] == [("a", ["a", "a:1"]), ("b", ["b"])]
     assert seen[2:4] == seen[:2]
     assert reports[0] == "heartbeat: gone"
+
+
+async def test_a_task_that_was_taken_again_is_kept_when_its_first_run_ends() -> None:
+    versions: list[int] = []
+    beaten = asyncio.Event()
+
+    async def send(request: str, headers: dict[str, str] | None) -> str:
+        versions.extend(task["version"] for task in json.loads(request)["data"]["tasks"])
+        beaten.set()
+        return "{}"
+
+    heartbeat = GroupedHeartbeat(send, pid="me", interval_s=0.01, report=print)
+    heartbeat.start("a", 1)
+    heartbeat.start("a", 2)
+    heartbeat.stop("a")
+    async with asyncio.timeout(10):
+        await beaten.wait()
+    heartbeat.stop("a")
+    assert set(versions) == {2}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from capsule_kernel.errors import TaskHeld
+from capsule_kernel.errors import FunctionStopped, TaskHeld
+from capsule_kernel.promises import requests as rq
 from capsule_kernel.promises.client import Promises
 from capsule_kernel.promises.durable import on_embedded
 from capsule_kernel.promises.embedded import EmbeddedPromises
@@ -54,9 +55,9 @@ def sequence(promises: Promises, run_id: str, *, total: int = 3, pid: str = "one
 
 @contextlib.asynccontextmanager
 async def running(found: DurableSequence) -> AsyncIterator[DurableSequence]:
-    found.start()
     try:
         async with asyncio.timeout(30):
+            await found.start()
             yield found
     finally:
         await found.stop()
@@ -86,8 +87,8 @@ async def test_whoever_goes_on_has_what_was_finished(promises: Promises) -> None
     async with running(sequence(promises, run_id)) as work:
         await work.finish(0, "first")
         await work.begin(1)
-    # The task was held until its process ended: who goes on has it at once all the same.
-    async with running(sequence(promises, run_id, pid="two", over="one")) as work:
+    # Who lets go has it no longer: nobody has to wait for its lease.
+    async with running(sequence(promises, run_id, pid="two")) as work:
         assert await work.begin(0) == "first"
         assert await work.finish(0, "not again") == "first"
         assert await work.begin(1) is None
@@ -98,11 +99,62 @@ async def test_whoever_goes_on_has_what_was_finished(promises: Promises) -> None
     assert [promise.value_data() for promise in kept] == ["first", "second", "third"]
 
 
+async def test_one_process_goes_on_with_what_it_let_go_of(promises: Promises) -> None:
+    run_id = await root(promises)
+    for attempt in range(3):
+        async with running(sequence(promises, run_id)) as work:
+            assert await work.begin(0) == (None if attempt == 0 else "first")
+            await work.finish(0, "first")
+            await work.begin(1)
+
+
+async def test_who_is_taken_for_dead_and_is_not_can_keep_nothing_any_more(tmp_path: Path) -> None:
+    async with EmbeddedPromises(str(tmp_path / "promises.sqlite3")) as promises:
+        run_id = await root(promises)
+        async with running(sequence(promises, run_id)) as slow:
+            await slow.begin(0)
+            task = (await promises.apply([rq.TaskGet(id=run_id)]))[0].data["task"]
+            release = rq.TaskRelease(id=run_id, version=task["version"])
+            # In one transaction: the group of the first hears of it, and would be sooner.
+            acquire = rq.TaskAcquire(id=run_id, version=task["version"], pid="two", ttl=60_000)
+            taken = await promises.apply([release, acquire])
+            assert [outcome.status for outcome in taken] == [200, 200]
+            with pytest.raises(TaskHeld, match="is run by two"):
+                await slow.finish(0, "too late")
+        kept = await promises.get(f"{run_id}:1")
+        assert kept is not None
+        assert kept.is_pending
+
+
+async def test_what_somebody_cancels_stops_at_once(promises: Promises) -> None:
+    run_id = await root(promises)
+    async with running(sequence(promises, run_id)) as work:
+        await work.finish(0, "first")
+        await work.begin(1)
+        await promises.settle(run_id, "rejected_canceled")
+        with pytest.raises(FunctionStopped, match="canceled"):
+            await work.finish(1, "second")
+        with pytest.raises(FunctionStopped, match="canceled"):
+            await work.end()
+
+
+async def test_a_step_that_somebody_else_settles_is_not_the_end_of_the_function(promises: Promises) -> None:
+    run_id = await root(promises)
+    async with running(sequence(promises, run_id)) as work:
+        await work.begin(0)
+        await promises.settle(f"{run_id}:1", "rejected_canceled")
+        with pytest.raises(FunctionStopped, match=f"{run_id}:1 does not go on"):
+            await work.finish(0, "first")
+    found = await promises.get(run_id)
+    assert found is not None
+    assert found.is_pending
+
+
 async def test_steps_may_be_added(promises: Promises) -> None:
     run_id = await root(promises)
     async with running(sequence(promises, run_id, total=1)) as work:
         await work.begin(0)
-    async with running(sequence(promises, run_id, total=2, pid="two", over="one")) as work:
+    async with running(sequence(promises, run_id, total=2, pid="two")) as work:
         await work.finish(0, "first")
         await work.finish(1, "second")
         await work.end()
@@ -112,9 +164,10 @@ async def test_two_processes_do_not_run_one_function(promises: Promises) -> None
     run_id = await root(promises)
     async with running(sequence(promises, run_id)) as work:
         await work.begin(0)
-        async with running(sequence(promises, run_id, pid="two")) as other:
-            with pytest.raises(TaskHeld, match="is run by one"):
-                await other.begin(0)
+        other = sequence(promises, run_id, pid="two")
+        with pytest.raises(TaskHeld, match="is run by one"):
+            await other.start()
+        await other.stop()
         await work.finish(0, "mine")
 
 
@@ -146,10 +199,23 @@ async def test_nobody_holds_what_is_not_there(promises: Promises) -> None:
     assert await promises.free_task("nothing", lambda _pid: True) == ""
 
 
-async def test_a_stop_before_the_start_has_come_to_its_end_leaves_nothing(promises: Promises) -> None:
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 20])
+async def test_a_stop_in_the_middle_of_the_start_leaves_nothing(promises: Promises, steps: int) -> None:
     run_id = await root(promises)
     work = sequence(promises, run_id)
-    work.start()
+    await work.start()
+    for _ in range(steps):
+        await asyncio.sleep(0)
     await work.stop()
-    async with running(sequence(promises, run_id, pid="two", over="one")) as other:
+    async with running(sequence(promises, run_id, pid="two")) as other:
         await other.finish(0, "first")
+
+
+# The SDK's in-memory server says that it was run.
+@pytest.mark.parametrize("promises", ["embedded", "server"], indirect=True)
+async def test_what_is_no_run_of_the_function_is_named(promises: Promises) -> None:
+    run_id = f"run-{time.time_ns()}"
+    await promises.create(run_id)
+    async with running(sequence(promises, run_id)) as work:
+        with pytest.raises(FunctionStopped, match=run_id):
+            await work.begin(0)
