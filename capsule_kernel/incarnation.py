@@ -8,8 +8,7 @@ import socket
 from typing import Any
 
 _SEPARATOR = "."
-_FIRST_NAMESPACE = 0xEFFFFFFC
-"""Inode of the pid namespace that a machine starts with (`PROC_PID_INIT_INO` of Linux)."""
+_MACHINE_ID = "/etc/machine-id"
 
 
 @functools.cache
@@ -20,18 +19,26 @@ def incarnation() -> dict[str, Any]:
 
 def incarnation_of(pid: int) -> dict[str, Any]:
     """Return the same of another process of this machine."""
-    return {"host": _host(), "boot": _boot_id(), "pid": pid, "start": _started(pid)}
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine_id(),
+        "boot": _boot_id(),
+        "pid": pid,
+        "start": _started(pid),
+    }
 
 
 def is_foreign(described: Any) -> bool:
     """Return whether `incarnation` was described on another machine, of whose processes nothing is known here."""
-    return isinstance(described, dict) and described.get("host") != _host()
+    if not isinstance(described, dict):
+        return False
+    # Two machines may be called the same.
+    return described.get("host") != socket.gethostname() or described.get("machine", _machine_id()) != _machine_id()
 
 
 def is_over(described: Any) -> bool:
     """Return whether the process that `incarnation` described is known to have ended."""
-    if not isinstance(described, dict) or described.get("host") != _host():
-        # Of another machine, nothing is known from here.
+    if not isinstance(described, dict) or is_foreign(described):
         return False
     pid, start = described.get("pid"), described.get("start")
     if not isinstance(pid, int):
@@ -54,25 +61,15 @@ def described_holder(text: str) -> str:
     described = _described(text)
     if described is None:
         return text
-    pid, host = described["pid"], described["host"]
-    return f"process {pid}" if host == _host() else f"process {pid} on {host}"
+    return f"process {described['pid']}" + (f" on {described['host']}" if is_foreign(described) else "")
 
 
 def _described(text: str) -> dict[str, Any] | None:
-    parts = text.rsplit(_SEPARATOR, 3)
-    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+    parts = text.rsplit(_SEPARATOR, 4)
+    if len(parts) != 5 or not (parts[3].isdigit() and parts[4].isdigit()):
         return None
-    return {"host": parts[0], "boot": parts[1], "pid": int(parts[2]), "start": int(parts[3])}
-
-
-@functools.cache
-def _host() -> str:
-    """Return what this machine is called; a container that sees other processes counts as another machine."""
-    try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        namespace = _FIRST_NAMESPACE
-    return socket.gethostname() + ("" if namespace == _FIRST_NAMESPACE else f"-{namespace}")
+    host, machine, boot, pid, start = parts
+    return {"host": host, "machine": machine, "boot": boot, "pid": int(pid), "start": int(start)}
 
 
 def _started(pid: int) -> int:
@@ -86,8 +83,18 @@ def _started(pid: int) -> int:
 
 
 def _boot_id() -> str:
+    return _line("/proc/sys/kernel/random/boot_id")
+
+
+@functools.cache
+def _machine_id() -> str:
+    """Return what a machine is given when it is set up (machine-id(5)); empty where there is none."""
+    return _line(_MACHINE_ID)
+
+
+def _line(path: str) -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             return file.read().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""

@@ -126,7 +126,8 @@ class DurableRun:
                     for cell, attempt in zip(cells, attempts, strict=True)
                 )
                 return Outcome.FAILED if failed else Outcome.OK
-            await self._settle_interrupted(promises, ledger, cells, attempts, done)
+            for index in range(done, len(cells)):
+                await self._settle_interrupted(promises, ledger, cells, attempts, index)
             step = Steps(
                 self._notebook,
                 self._observer,
@@ -135,8 +136,8 @@ class DurableRun:
                 ledger,
                 sequence,
                 cells,
-                attempts[:done],
-                attempts[done].number + 1,
+                attempts,
+                done,
             )
             try:
                 outcome = await step.run_watched()
@@ -163,6 +164,9 @@ class DurableRun:
         for index, (cell, attempt) in enumerate(zip(cells, attempts, strict=True)):
             record = attempt.record
             if record is None or not (record.status == "ok" or (record.status == "error" and self._passes(cell))):
+                return index
+            if index and record.after not in {0, attempts[index - 1].number}:
+                # The cell before it has run again since: this one has not seen what that did.
                 return index
             if attempt.source_sha256 != sha256(cell.source):
                 raise RunUnavailable(
@@ -192,10 +196,10 @@ class DurableRun:
     async def _settle_interrupted(
         self, promises: Promises, ledger: Ledger, cells: list[NotebookNode], attempts: list[Attempt], index: int
     ) -> None:
-        """Decide about the first cell that is not finished, where it was begun and nobody saw its end."""
+        """Decide about a cell that is not finished, where it was begun and nobody saw its end."""
         attempt = attempts[index]
-        if not attempt.number or (attempt.record is not None and attempt.record.status == "error"):
-            # Not begun; or it failed, which whoever runs it again has seen.
+        if not attempt.number or (attempt.record is not None and attempt.record.status != "interrupted"):
+            # Not begun; or its end was seen: it failed, or a cell before it has run again since.
             return
         if attempt.is_elsewhere:
             raise RunUnavailable(
@@ -206,6 +210,9 @@ class DurableRun:
         if policy == "never" or (
             policy == "ask" and not await self._is_agreed(promises, ledger, index, attempt, cells)
         ):
+            root = await promises.get(ledger.root_id)
+            if root is not None and root.state == "rejected_canceled":
+                raise RunUnavailable(self._run_id, "it was canceled")
             raise RunUnavailable(
                 self._run_id,
                 f"cell {index + 1} was interrupted ({_first_line(cells[index].source)!r}), and is not to be run again: "

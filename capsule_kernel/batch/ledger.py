@@ -54,10 +54,12 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of that file.
         checkpoint: number of the checkpoint with the variables after it; 0: none was taken.
         live_only: names that are not in it, with the reason.
+        after: number of the attempt at the cell before it whose effects it has seen; 0: not known, or it is the first.
     """
 
     v: int = 1
     status: str
+    after: int = 0
     execution_count: int | None = None
     outputs: str = ""
     sha256: str = ""
@@ -173,6 +175,11 @@ class Ledger:
         """Id of the run's promise, and of everything below it: another one after each `--from-start`."""
         return self.run_id if self._generation == 1 else f"{self.run_id}{_GENERATION_MARK}{self._generation}"
 
+    @property
+    def _group(self) -> str:
+        # Not the id alone: other processes may be in a group that is called so.
+        return f"capsule-run-{self.root_id}"
+
     async def begin(self, notebook: str, total: int) -> Promise:
         """Return the run's promise, made now if there is none.
 
@@ -183,7 +190,7 @@ class Ledger:
             self.root_id,
             invocation_param(FUNCTION, v=1, notebook=notebook, cells=total, started_at=self._clock.unix_ms()),
             kind=KIND,
-            tags=invocation_tags(self.root_id, self._promises.address_of(self.root_id)),
+            tags=invocation_tags(self.root_id, self._promises.address_of(self._group)),
             is_durable=self._is_synced,
         )
         if created.promise.kind != KIND or not is_invocation(created.promise, FUNCTION):
@@ -197,6 +204,7 @@ class Ledger:
         return DurableSequence(
             self._promises,
             self.root_id,
+            group=self._group,
             function=FUNCTION,
             total=total,
             pid=holder(),
@@ -209,9 +217,10 @@ class Ledger:
         promise = await self._promises.get(self.root_id)
         if promise is None:
             return
-        if promise.is_pending:
-            await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
-        await self.leave("run that was started again")
+        if promise.kind == KIND:
+            if promise.is_pending:
+                await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
+            await self.leave("run that was started again")
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
         self._generation += 1
         path = self.folder / "generation"
@@ -227,7 +236,12 @@ class Ledger:
         return [promise for promise in found if owner.fullmatch(names.origin_of(promise.id))]
 
     async def leave(self, by: str) -> None:
-        """Cancel what of the run is still pending: its questions, and its steps."""
+        """Cancel what of the run is still pending: its questions, its steps; a cell that runs counts as interrupted."""
+        running = await self._promises.search(
+            prefix=names.execution(f"{self.root_id}-"), state="pending", tags={"capsule:run": self.root_id}
+        )
+        for promise in running:
+            await self._promises.settle(promise.id, "rejected", msgspec.to_builtins(CellRecord(status="interrupted")))
         steps = await self._promises.search(prefix=f"{self.root_id}:", state="pending")
         for promise in [*await self.questions(), *steps]:
             await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": by})

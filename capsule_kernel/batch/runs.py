@@ -85,7 +85,8 @@ async def cancel(run_id: str) -> None:
     """
     async with _Opened() as promises:
         ledger = Ledger(promises, _folder(run_id), run_id, Clock())
-        if await promises.get(ledger.root_id) is None:
+        root = await promises.get(ledger.root_id)
+        if root is None or root.kind != KIND:
             raise RunUnavailable(run_id, "there is no such run")
         settled = await promises.settle(
             ledger.root_id, "rejected_canceled", {"v": 1, "status": "canceled"}, is_durable=True
@@ -100,7 +101,9 @@ async def _run(promises: Promises, folder: Path) -> Run | None:
     root = await promises.get(ledger.root_id)
     if root is None or root.kind != KIND:
         return None
-    arguments = arguments_of(root)
+    # Runs of earlier versions have them in another place.
+    arguments: Any = arguments_of(root) or root.param_data()
+    arguments = arguments if isinstance(arguments, dict) else {}
     total = int(arguments.get("cells", 0))
     pid = holder_of(folder)
     cells = [_state_of(await ledger.attempt(index), is_held=bool(pid)) for index in range(total)]

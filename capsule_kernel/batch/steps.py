@@ -88,8 +88,8 @@ class Steps(NotebookRun):
         ledger: Ledger,
         sequence: DurableSequence,
         cells: list[NotebookNode],
-        done: list[Attempt],
-        attempt: int,
+        attempts: list[Attempt],
+        done: int,
     ) -> None:
         super().__init__(
             notebook,
@@ -112,8 +112,8 @@ class Steps(NotebookRun):
         self._ledger = ledger
         self._sequence = sequence
         self._cells = cells
-        self._done = done
-        self._attempt = attempt
+        self._done = attempts[:done]
+        self._attempts = [attempt.number for attempt in attempts]
         self._index = 0
         self._told: set[str] = set()
 
@@ -176,7 +176,7 @@ class Steps(NotebookRun):
             if index + 1 == len(self._done):
                 await self._resume()
             return cell
-        attempt = self._attempt if index == len(self._done) else 1
+        attempt = self._attempts[index] = self._attempts[index] + 1
         await self._sequence.begin(index)
         await self._ledger.claim(index, attempt, cell.source)
         assert self.kc is not None
@@ -225,6 +225,7 @@ class Steps(NotebookRun):
             sha256=digest,
             checkpoint=state.get("checkpoint", 0),
             live_only=state.get("live_only", {}),
+            after=self._attempts[index - 1] if index else 0,
         )
         await self._ledger.settle(index, attempt, record)
         return record

@@ -14,9 +14,9 @@ from datetime import timedelta
 from typing import Any
 
 from resonate.resonate import Resonate
-from resonate_base import Network, ResonateError, Source
+from resonate_base import ConnectorError, Network, ResonateError, Source
 
-from capsule_kernel.errors import FunctionStopped
+from capsule_kernel.errors import FunctionStopped, PromisesUnavailable
 from capsule_kernel.promises.embedded import EmbeddedPromises
 from capsule_kernel.promises.heartbeat import GroupedHeartbeat
 from capsule_kernel.promises.http import HttpNetwork
@@ -93,11 +93,14 @@ class DurableFunctions:
 
         Raises:
             FunctionStopped: it cannot be begun: the promise is not that of a function, for example.
+            PromisesUnavailable: the store or server cannot be used now.
         """
         self.resonate.start()
         self.resonate.register(function, name=name)
         try:
             await self.resonate.run(promise_id, name).id()
+        except ConnectorError as exc:
+            raise PromisesUnavailable(promise_id, str(exc)) from exc
         except ResonateError as exc:
             raise FunctionStopped(promise_id, str(exc)) from exc
 

@@ -1,6 +1,6 @@
 """A durable function whose steps are done elsewhere: it waits for the result of each, one after the other.
 
-    sequence = DurableSequence(promises, run_id, function="capsule.notebook", total=3, pid=pid, is_over=is_holder_over)
+    sequence = DurableSequence(promises, run_id, group=run_id, function="work", total=3, pid=pid, is_over=has_ended)
     await sequence.start()
     for index in range(3):
         result = await sequence.begin(index)          # the step's, if an earlier process has finished it
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.errors import FunctionStopped, PromiseError, TaskHeld
+from capsule_kernel.errors import FunctionStopped, PromiseError, PromisesUnavailable, TaskHeld
 from capsule_kernel.promises.client import Promises
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOOK_S = 2.0
 _LOOKS = 60
+_LETTING_GO_S = 0.5
 _TTL = timedelta(seconds=30)
 _STEP_TIMEOUT = timedelta(days=36_500)
 
@@ -42,6 +43,7 @@ class DurableSequence:
     Args:
         promises: where it is kept; they are started and stopped by their owner.
         root_id: the function's promise, made with `invocation_param` and `invocation_tags`.
+        group: the group that its work is sent to: nobody else has its steps at hand, so it is one of its own.
         function: its name.
         total: how many steps it has now; those that are finished stay what they are.
         pid: this process, as holder of the task.
@@ -54,6 +56,7 @@ class DurableSequence:
         promises: Promises,
         root_id: str,
         *,
+        group: str,
         function: str,
         total: int,
         pid: str,
@@ -63,6 +66,7 @@ class DurableSequence:
         loop = asyncio.get_running_loop()
         self._promises = promises
         self._root_id = root_id
+        self._group = group
         self._function = function
         self._pid = pid
         self._is_over = is_over
@@ -144,16 +148,13 @@ class DurableSequence:
             await stopping
         if self._starting is not None:
             # Where that fails its lease will end.
-            with contextlib.suppress(PromiseError):
-                await self._promises.free_task(self._root_id, lambda pid: pid == self._pid)
+            with contextlib.suppress(PromiseError, TimeoutError):
+                async with asyncio.timeout(_LETTING_GO_S):
+                    await self._promises.free_task(self._root_id, lambda pid: pid == self._pid)
 
     async def _start(self) -> None:
         self._functions = await self._promises.functions(
-            # A group of its own: nobody else has this function's steps at hand.
-            group=self._root_id,
-            pid=self._pid,
-            ttl=_TTL,
-            is_durable=self._is_durable,
+            group=self._group, pid=self._pid, ttl=_TTL, is_durable=self._is_durable
         )
         await self._functions.begin(self._root_id, self._function, self._run)
 
@@ -184,12 +185,18 @@ class DurableSequence:
 
     async def _watch_root(self) -> None:
         """See how the function ends, or who ends it."""
-        with contextlib.suppress(PromiseError):
-            promise = await self._promises.wait(self._root_id)
+        while True:
+            try:
+                promise = await self._promises.wait(self._root_id)
+            except PromiseError:
+                # Whether it is over is asked again.
+                await asyncio.sleep(_LOOK_S)
+                continue
             if promise.state == "resolved":
                 self._ended.set_result(None)
             else:
                 self._stop_for(FunctionStopped(self._root_id, promise.state.removeprefix("rejected_")))
+            return
 
     def _stop_for(self, problem: PromiseError) -> None:
         if not self._problem.done():
@@ -206,7 +213,8 @@ class DurableSequence:
             if done:
                 raise self._problem.result()
             # Lost on the way, it is taken again, unless somebody else was sooner.
-            holder = await self._promises.free_task(self._root_id, lambda _pid: False)
-            if holder and holder != self._pid:
-                raise TaskHeld(self._root_id, holder)
-        raise FunctionStopped(self._root_id, f"{missing} within {_LOOKS * _LOOK_S:g} s")
+            with contextlib.suppress(PromisesUnavailable):
+                holder = await self._promises.free_task(self._root_id, lambda _pid: False)
+                if holder and holder != self._pid:
+                    raise TaskHeld(self._root_id, holder)
+        raise PromisesUnavailable(self._root_id, f"{missing} within {_LOOKS * _LOOK_S:g} s")

@@ -8,7 +8,6 @@ it, with the reason; what can be cured (OpenMP and BLAS pools, shared file offse
 from __future__ import annotations
 
 import concurrent.futures.thread as pools
-import ctypes
 import enum
 import fcntl
 import gc
@@ -111,24 +110,6 @@ def revive_pools() -> int:
         count += 1
     pools._threads_queues = weakref.WeakKeyDictionary()  # noqa: SLF001 - as above
     return count
-
-
-def release_abandoned_locks() -> None:
-    """In a snapshot that wakes up: release the locks of multiprocessing that somebody held who is gone.
-
-    What says whether one is held is in memory that forks share. A progress bar of tqdm takes such a lock each time that
-    it is drawn: without this, the next one would wait for ever if its worker was killed just then.
-    """
-    util, synchronize = (sys.modules.get(f"multiprocessing.{name}") for name in ("util", "synchronize"))
-    if util is None or synchronize is None:
-        return
-    post = ctypes.CDLL(None).sem_post
-    for lock in list(util._afterfork_registry.values()):  # noqa: SLF001 - the standard library has no public way
-        if isinstance(lock, synchronize.SemLock):
-            semaphore = lock._semlock  # noqa: SLF001 - as above
-            # A count that is not 0: the state that is live again holds it itself.
-            if semaphore.maxvalue == 1 and semaphore._is_zero() and not semaphore._count():  # noqa: SLF001 - as above
-                post(ctypes.c_void_p(semaphore.handle))
 
 
 def _is_idle(thread: threading.Thread) -> bool:

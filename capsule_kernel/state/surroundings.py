@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from capsule_kernel.state import file_locks
+from capsule_kernel.state import file_locks, process_locks
 from capsule_kernel.state.file_locks import FileLock
 
 _NAMED = 5
@@ -50,7 +50,9 @@ class Surroundings(msgspec.Struct, frozen=True):
         """
         file_locks.take_again(self.locks)
         notes = []
-        if self.children:
+        if not self.children:
+            process_locks.put_back()
+        else:
             self._end_popen_objects()
             notes.append(f"child processes were not carried over: {_listed(list(self.children.values()))}")
         changed = [file.path for file in files if _has_changed(file)]

@@ -8,6 +8,7 @@ own, whose other ends it has sent to the front.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -38,7 +39,8 @@ _HANGS = (
     f"a fork of this worker did not begin to sleep within {_PATIENCE_S:g} s (a handler of `os.register_at_fork` that "
     "does not come back?)"
 )
-_TRIED_AGAIN_S = 0.5
+_PAUSE_S, _PAUSE_MAX_S = 0.5, 64.0
+"""After how long it is tried again where there could be none: twice as long each time, in seconds."""
 _OOM_SCORE = "/proc/self/oom_score_adj"
 _OOM_SCORE_MAX = "1000"
 
@@ -91,7 +93,8 @@ class Lineage:
         self._is_due = False
         # Without one a death costs all that was there, not the last moment's work.
         self._has_none = True
-        self._tried_again_at = 0.0
+        self._refused_at = -math.inf
+        self._pause_s = 0.0
         self._helper = 0
         self._hangs = 0
         self._last_reason = ""
@@ -105,16 +108,16 @@ class Lineage:
     @property
     def patience_s(self) -> float | None:
         """How long to wait for a message before a snapshot is taken; None: none is due."""
-        return IDLE_S if self._is_due and self._is_wanted else None
+        if not self._is_due or not self._is_wanted:
+            return None
+        return max(IDLE_S, self._refused_at + self._pause_s - self._monotonic())
 
     @property
     def is_overdue(self) -> bool:
         """Whether the next cell should wait for a snapshot: there is none yet, or much has run since the newest."""
-        if not self._is_due or not self._is_wanted:
+        if not self._is_due or not self._is_wanted or self._monotonic() < self._refused_at + _PAUSE_S:
             return False
-        if self._has_none and self._ran_s > 0 and self._monotonic() >= self._tried_again_at:
-            return True
-        return self._ran_s > _COSTS_BETWEEN * self._cost_s
+        return self._ran_s > (0 if self._has_none else _COSTS_BETWEEN * self._cost_s)
 
     @property
     def is_refork_wanted(self) -> bool:
@@ -125,6 +128,8 @@ class Lineage:
         """Note that user code has run."""
         self._ran_s += seconds
         self._is_due = True
+        # What stood in the way may have gone.
+        self._pause_s = 0.0
 
     def reap_helper(self) -> None:
         """Take the exit status of the last fork's helper, before user code could find it among its children."""
@@ -143,8 +148,6 @@ class Lineage:
             own_threads: those threads.
             is_awaited: whether the worker goes on only when the front would find the snapshot.
         """
-        self._is_due = False
-        self._ran_s = 0.0
         self.reap_helper()
         around = look_around()
         self.refusal = self._reason_against(own_threads, around)
@@ -168,6 +171,9 @@ class Lineage:
         os.close(childs_done)
         if role is Role.WORKER and is_awaited and not self.refusal and not _is_ready(done, _PATIENCE_S):
             self._hangs += 1
+            with contextlib.suppress(ChildProcessError):
+                _reap(self._helper, 0)
+            self._helper = 0
             self.refusal = _HANGS
             self._say_refused(moment.count)
         os.close(done)
@@ -177,18 +183,22 @@ class Lineage:
             self._sleep(around)
         elif not self.refusal:
             self._last_reason = ""
-            self._has_none = False
+            self._is_due = self._has_none = False
+            self._ran_s = self._pause_s = 0.0
+            self._refused_at = -math.inf
         return role
 
     def _reason_against(self, own_threads: Sequence[threading.Thread], around: Surroundings) -> str:
+        if self._hangs >= _HANGS_MAX:
+            self._is_wanted = False
+            return f"{_HANGS}; none is taken any more"
         if not self._is_wanted:
             return "the setting `snapshots` is 0"
-        if self._hangs >= _HANGS_MAX:
-            return f"{_HANGS}; none is taken any more"
         return snapshots.reason_against(own_threads, around.locks)
 
     def _say_refused(self, count: int) -> None:
-        self._tried_again_at = self._monotonic() + _TRIED_AGAIN_S
+        self._pause_s = min(max(2 * self._pause_s, _PAUSE_S), _PAUSE_MAX_S)
+        self._refused_at = self._monotonic()
         if self.refusal != self._last_reason:
             self._last_reason = self.refusal
             self._say(SnapshotRefused(count=count, reason=self.refusal))
@@ -222,6 +232,7 @@ class Lineage:
         self._wait_for_wake()
         _set_oom_score(self._oom_score)
         self._is_due = self._has_none = True
+        self._ran_s = 0.0
         self._helper = 0
         self.notes = around.notes_on_waking(files)
 

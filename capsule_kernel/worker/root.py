@@ -437,7 +437,6 @@ class Worker:
         for stream in self._streams:
             stream.renew(self._reader.wake_for_output)
         snapshots.revive_pools()
-        snapshots.release_abandoned_locks()
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 import time
@@ -404,6 +405,32 @@ def test_what_no_remaining_cell_reads_may_be_lost(place: Place) -> None:
     assert done.stdout == "1\n"
 
 
+def test_what_came_after_a_failed_cell_runs_again_when_that_does(place: Place) -> None:
+    def cells(second: str) -> list[Any]:
+        return [noting("a", "x = 1"), noting("b", second), noting("c", "y = x"), tagged(hanging("d"), "rerun:safe")]
+
+    path = make(place.folder / "a.ipynb", *cells("1 / 0"), "print(y)")
+    process = place.start("run", path, "--id", "r", "--allow-errors")
+    place.wait_for_log(4)
+    place.kill_all(process)
+    make(path, *cells("x = 5"), "print(y)")
+    done = place.run(path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "5\n"
+    assert place.log() == list("abcdbcd")
+
+
+def test_a_run_that_is_canceled_leaves_nothing_that_waits(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
+    process = place.start("run", path, "--id", "r")
+    place.wait_for_log(2)
+    assert place.command("runs", "cancel", "r").returncode == 0
+    _, stderr = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode != 0, stderr
+    with contextlib.closing(sqlite3.connect(place.folder / "promises.sqlite3")) as promises:
+        assert promises.execute("SELECT id FROM promise WHERE state = 'pending'").fetchall() == []
+
+
 def test_a_question_of_a_cell_pauses_the_run_and_its_answer_outlives_it(place: Place) -> None:
     path = make(
         place.folder / "a.ipynb",
@@ -456,6 +483,7 @@ def test_a_run_is_listed_and_canceled(place: Place) -> None:
     [
         (["--id", "a b"], "use letters, digits"),
         (["--id", "a__2"], "not twice in a row"),
+        (["--id", "exec"], "other promises begin so"),
         (["--from-start"], "give the run an --id"),
         (["--id", "r", "--kernel", "python3"], "needs the Capsule kernel"),
         (["--id", "r", "--kernel-config", "durability=off"], "durability is off"),

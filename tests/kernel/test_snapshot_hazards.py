@@ -76,10 +76,28 @@ def test_a_lock_of_processes_that_the_dead_worker_held_is_free_again(kernel: Cli
     assert kernel.evaluate("bars.mp_lock.acquire(timeout=5), bars.mp_lock.release()") == "(True, None)"
 
 
-def test_a_lock_of_processes_that_is_held_stays_held(kernel: Client) -> None:
+@pytest.mark.parametrize("then", ["", "lock.release(); "])
+def test_a_lock_of_processes_that_is_held_stays_held(kernel: Client, then: str) -> None:
     snapshot(kernel, "import multiprocessing; lock = multiprocessing.RLock(); _ = lock.acquire()")
-    die(kernel)
+    cell = kernel.execute(then + DIES)
+    assert cell.ename == "WorkerDied"
     assert kernel.evaluate("lock._semlock._is_zero(), lock.release()") == "(True, None)"
+
+
+def test_a_queue_of_processes_is_as_full_as_it_is(kernel: Client) -> None:
+    snapshot(kernel, "import multiprocessing; places = multiprocessing.BoundedSemaphore(1)")
+    cell = kernel.execute(f"places.acquire(); {DIES}")
+    assert cell.ename == "WorkerDied"
+    assert kernel.evaluate("places.acquire(block=False)") == "False"
+
+
+def test_a_thread_that_has_ended_is_in_the_way_no_longer(kernel: Client) -> None:
+    """No cell runs meanwhile: it is tried again by itself."""
+    code = "import threading, time; kept = [1]; threading.Thread(target=time.sleep, args=(1.2,)).start()"
+    snapshot(kernel, code, sign=REFUSED)
+    wait_for(kernel, SLEEPS, 1)
+    die(kernel)
+    assert kernel.evaluate("kept") == "[1]"
 
 
 def test_a_fork_handler_that_hangs_costs_the_snapshots_and_nothing_else(kernel: Client) -> None:

@@ -49,7 +49,14 @@ async def root(promises: Promises) -> str:
 
 def sequence(promises: Promises, run_id: str, *, total: int = 3, pid: str = "one", over: str = "") -> DurableSequence:
     return DurableSequence(
-        promises, run_id, function="work", total=total, pid=pid, is_over=lambda other: other == over, is_durable=False
+        promises,
+        run_id,
+        group=run_id,
+        function="work",
+        total=total,
+        pid=pid,
+        is_over=lambda other: other == over,
+        is_durable=False,
     )
 
 
