@@ -450,6 +450,10 @@ class FunctionStopped(PromiseError):
         return f"{self.promise_id} does not go on: {self.reason}"
 
 
+class FunctionStalled(FunctionStopped):
+    """A durable function has not gone on in time; begun again, it may."""
+
+
 class PromisesUnavailable(PromiseError):
     """The promises' store or server cannot be used now; nothing that it acknowledged is lost.
 

@@ -14,6 +14,8 @@ from capsule_kernel.errors import (
     ConfigurationError,
     ConnectionFileError,
     DebuggerGone,
+    FunctionStalled,
+    FunctionStopped,
     IllegalTransition,
     InvalidPromiseId,
     KernelSpecError,
@@ -31,6 +33,7 @@ from capsule_kernel.errors import (
     RunUnavailable,
     StoreDamaged,
     StoreUnavailable,
+    TaskHeld,
     WorkerStartError,
 )
 
@@ -81,6 +84,9 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (QuestionClosed("k-3:input:1", "it was answered"), ["k-3:input:1 cannot be answered", "it was answered"]),
     (RunUnavailable("nightly-42", "process 7 runs it now"), ["run nightly-42", "process 7 runs it now"]),
     (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),
+    (TaskHeld("nightly-42", "process 7"), ["nightly-42 is run by process 7", "end that process"]),
+    (FunctionStopped("nightly-42:3", "canceled"), ["nightly-42:3 does not go on", "canceled"]),
+    (FunctionStalled("nightly-42", "its end could not be kept"), ["nightly-42 does not go on", "could not be kept"]),
     (PromisesUnavailable("/p.db", "disk full; free some space"), ["promises at /p.db", "disk full; free some space"]),
 ]
 

@@ -22,7 +22,7 @@ from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.runner import Outcome
 from capsule_kernel.batch.steps import POLICIES, CellInterrupted, Policy, RunOptions, Steps, show
 from capsule_kernel.clock import Clock
-from capsule_kernel.errors import FunctionStopped, NotebookRunError, RunUnavailable, TaskHeld
+from capsule_kernel.errors import FunctionStalled, FunctionStopped, NotebookRunError, RunUnavailable, TaskHeld
 from capsule_kernel.incarnation import described_holder
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
@@ -79,7 +79,8 @@ class DurableRun:
                     self._run_id, f"{described_holder(exc.holder)} runs it now: wait, or end that one"
                 ) from exc
             except FunctionStopped as exc:
-                raise RunUnavailable(self._run_id, f"{exc}: --from-start runs all cells") from exc
+                then = "the same command goes on" if isinstance(exc, FunctionStalled) else "--from-start runs all cells"
+                raise RunUnavailable(self._run_id, f"{exc}: {then}") from exc
             finally:
                 await promises.stop()
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.errors import FunctionStopped, PromiseError, PromisesUnavailable, TaskHeld
+from capsule_kernel.errors import FunctionStalled, FunctionStopped, PromiseError, PromisesUnavailable, TaskHeld
 from capsule_kernel.promises.client import Promises
 
 if TYPE_CHECKING:
@@ -217,4 +217,4 @@ class DurableSequence:
                 holder = await self._promises.free_task(self._root_id, lambda _pid: False)
                 if holder and holder != self._pid:
                     raise TaskHeld(self._root_id, holder)
-        raise PromisesUnavailable(self._root_id, f"{missing} within {_LOOKS * _LOOK_S:g} s")
+        raise FunctionStalled(self._root_id, f"{missing} within {_LOOKS * _LOOK_S:g} s")
