@@ -19,6 +19,9 @@ class _Postponed(ModuleType):
     """A module for those who imported it early: imports the real one when they ask for something."""
 
     def __getattr__(self, name: str) -> Any:
+        # Somebody asks while `postponed` still lasts: another thread, or what is imported inside.
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
 
 

@@ -70,3 +70,14 @@ def test_what_was_there_already_is_left_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("module 'wave' has no attribute 'missing'\n", 0), done.stderr
+
+
+def test_who_asks_while_it_is_postponed_gets_it() -> None:
+    code = (
+        "import sys\nfrom capsule_kernel.postponed import postponed\n"
+        "with postponed('pydoc'):\n    import pydoc\n    early = pydoc\n    assert callable(early.render_doc)\n"
+        "    assert sys.modules['pydoc'].render_doc is early.render_doc\n"
+        "import pydoc\nassert pydoc is not early and pydoc.render_doc is early.render_doc"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
