@@ -106,7 +106,8 @@ class Pool:
         self._complaints: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         # Snapshots that are not kept any more, for the moment until they are ended.
-        self._dropped: list[Session] = []
+        # Snapshots that are to end soon, and why.
+        self._dropped: dict[Session, str] = {}
 
     def __repr__(self) -> str:
         ready = sum(spare.phase is Phase.IDLE for spare in self._spares)
@@ -247,10 +248,11 @@ class Pool:
             self._current = None
             is_chosen = self._wanted_heir is not None
             heir = None if self._is_closing else self._take_heir(death)
-            self._owner.on_worker_death(session, death, heir)
             if heir is not None:
-                self._current = heir
+                # First: it wakes while the rest is done.
                 heir.wake(session, is_chosen=is_chosen)
+            self._owner.on_worker_death(session, death, heir)
+            self._current = heir
         elif session in self._spares:
             self._spares.remove(session)
         self._ring.discard(session)
@@ -274,9 +276,7 @@ class Pool:
         _log.debug("%r sleeps after cell [%d]; the fork took %d µs", sleeper, born.count, born.cost_us)
         if sleeper.adopt(self._zygote, born, links):
             for dropped in self._ring.add(sleeper):
-                # The system takes a process apart for a while: not now, a cell may wait for a processor.
-                self._dropped.append(dropped)
-                self._loop.call_later(_DROPPED_S, self._end_dropped, dropped)
+                self._drop(dropped, "a newer snapshot took its place")
             self._ration.note_birth()
 
     def on_errand(self, session: Session, sock: socket.socket) -> None:
@@ -294,10 +294,15 @@ class Pool:
             return
         self._owner.on_debuggable(session, message, sock)
 
+    def _drop(self, sleeper: Session, cause: str) -> None:
+        """End one soon: the system takes a process apart for a while, and a cell may wait for a processor now."""
+        self._dropped[sleeper] = cause
+        self._loop.call_later(_DROPPED_S, self._end_dropped, sleeper)
+
     def _end_dropped(self, sleeper: Session) -> None:
-        if sleeper in self._dropped:
-            self._dropped.remove(sleeper)
-            sleeper.kill("a newer snapshot took its place")
+        cause = self._dropped.pop(sleeper, None)
+        if cause is not None:
+            sleeper.kill(cause)
 
     def _end_all_dropped(self) -> None:
         for sleeper in list(self._dropped):
@@ -318,9 +323,11 @@ class Pool:
         self._wanted_heir = None
         if heir in self._dropped:
             # It was chosen, and then a newer one took its place.
-            self._dropped.remove(heir)
+            del self._dropped[heir]
             self._ring.put_back(heir)
-        self._end_all_dropped()
+        if not death.was_ours:
+            # There may be no memory left.
+            self._end_all_dropped()
         if self._is_heir_unwanted:
             self._is_heir_unwanted = False
             for sleeper in list(self._ring.sleepers):
@@ -330,7 +337,7 @@ class Pool:
         if heir is None or heir.phase is not Phase.SLEEPING:
             return None
         for newer in self._ring.take(heir):
-            newer.kill("an older snapshot was gone back to")
+            self._drop(newer, "an older snapshot was gone back to")
         return heir
 
     # --- what is decided ---------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import re
 import signal
 import stat
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,8 @@ from capsule_kernel.state.file_locks import FileLock
 
 _NAMED = 5
 _COMMAND_LENGTH = 60
-_SHARED = "rw-s"
+_SHARED = re.compile(r"^\S+ rw-s \S+ \S+ \S+ *(.*)$", re.MULTILINE)
+"""The name in a line of /proc/self/maps, proc_pid_maps(5)."""
 _OF_DATABASES = "-shm"
 _OF_SEMAPHORES = "/dev/shm/sem."  # noqa: S108 - where they are (sem_overview(7))
 
@@ -35,6 +36,14 @@ class Written(msgspec.Struct, frozen=True):
     changed_ns: int
 
 
+class Holdings(msgspec.Struct, frozen=True):
+    """What a snapshot holds that others can change while it sleeps."""
+
+    files: list[Written]
+    shared: list[str]
+    """Memory that is shared with files or other processes, by name."""
+
+
 class Surroundings(msgspec.Struct, frozen=True):
     """What stood around the worker when it was forked."""
 
@@ -42,11 +51,11 @@ class Surroundings(msgspec.Struct, frozen=True):
     children: dict[int, str]
     """Pids and commands."""
 
-    def notes_on_waking(self, files: Sequence[Written]) -> list[str]:
+    def notes_on_waking(self, holdings: Holdings) -> list[str]:
         """Put right what can be, in the process that is the worker now; return one sentence for each thing that is not.
 
         Args:
-            files: what `open_files` returned after the fork.
+            holdings: what `look_at_holdings` returned after the fork.
         """
         file_locks.take_again(self.locks)
         notes = []
@@ -55,12 +64,12 @@ class Surroundings(msgspec.Struct, frozen=True):
         else:
             self._end_popen_objects()
             notes.append(f"child processes were not carried over: {_listed(list(self.children.values()))}")
-        changed = [file.path for file in files if _has_changed(file)]
+        changed = [file.path for file in holdings.files if _has_changed(file)]
         if changed:
             notes.append(f"files were written to since, and keep that: {_listed(changed)}")
-        shared = _shared_mappings()
-        if shared:
-            notes.append(f"memory that is shared with files or other processes is not gone back: {_listed(shared)}")
+        if holdings.shared:
+            shared = _listed(holdings.shared)
+            notes.append(f"memory that is shared with files or other processes is not gone back: {shared}")
         return notes
 
     def _end_popen_objects(self) -> None:
@@ -77,7 +86,12 @@ def look_around() -> Surroundings:
     return Surroundings(file_locks.held_locks(), {pid: _command(pid) for pid in _children()})
 
 
-def open_files() -> list[Written]:
+def look_at_holdings() -> Holdings:
+    """Return what this process holds, which is going to sleep: somebody waits when it wakes."""
+    return Holdings(_open_files(), _shared_mappings())
+
+
+def _open_files() -> list[Written]:
     """Return the regular files that this process has open for writing."""
     found = []
     for entry in list(Path("/proc/self/fd").iterdir()):
@@ -125,8 +139,7 @@ def _command(pid: int) -> str:
 
 def _shared_mappings() -> list[str]:
     text = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
-    lines = [line.split(maxsplit=5) for line in text.splitlines()]
-    paths = [words[5] if len(words) > 5 else "without a name" for words in lines if words[1] == _SHARED]
+    paths = [path or "without a name" for path in _SHARED.findall(text)]
     return [
         path for path in dict.fromkeys(paths) if not (path.endswith(_OF_DATABASES) or path.startswith(_OF_SEMAPHORES))
     ]

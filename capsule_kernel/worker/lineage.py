@@ -22,7 +22,7 @@ import msgspec
 
 from capsule_kernel.state import snapshots
 from capsule_kernel.state.snapshots import Role
-from capsule_kernel.state.surroundings import Surroundings, look_around, open_files
+from capsule_kernel.state.surroundings import Surroundings, look_around, look_at_holdings
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import Born, SnapshotRefused, Wake, decode_to_worker, encode_birth
 
@@ -228,13 +228,13 @@ class Lineage:
 
     def _sleep(self, around: Surroundings) -> None:
         """Sleep until the front needs this snapshot; does not return if it does not."""
-        files = open_files()
+        holdings = look_at_holdings()
         self._wait_for_wake()
         _set_oom_score(self._oom_score)
         self._is_due = self._has_none = True
         self._ran_s = 0.0
         self._helper = 0
-        self.notes = around.notes_on_waking(files)
+        self.notes = around.notes_on_waking(holdings)
 
     def _wait_for_wake(self) -> None:
         decoder = FrameDecoder()

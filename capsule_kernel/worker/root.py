@@ -408,7 +408,6 @@ class Worker:
         while is_wanted and self._lineage.take(moment, is_awaited=True) is Role.SNAPSHOT:
             self._renew()
         self._lineage.reap_helper()
-        self._reader.start()
         self._channel.send(
             Ready(
                 pid=self._pid,
@@ -418,6 +417,8 @@ class Worker:
                 running=moment.running,
             )
         )
+        # The front may send a cell meanwhile.
+        self._reader.start()
         self._coordinator.ensure_event_loop().call_soon(self._comms.show_again)
 
     def _renew(self) -> None:
