@@ -252,7 +252,8 @@ class Pool:
                 # First: it wakes while the rest is done.
                 heir.wake(session, is_chosen=is_chosen)
             self._owner.on_worker_death(session, death, heir)
-            self._current = heir
+            if heir is not None:
+                self._current = heir
         elif session in self._spares:
             self._spares.remove(session)
         self._ring.discard(session)

@@ -15,6 +15,8 @@ from capsule_kernel.wire.worker_messages import Born, WorkerOptions, ZygoteOptio
 
 DEATH = Death(status=None, cause="it was undone", fault_trace="", was_ours=True)
 
+KILLED = Death(status=9, cause="it was killed", fault_trace="", was_ours=False)
+
 
 class Sleeper:
     """What a pool asks of a session."""
@@ -36,7 +38,7 @@ class Sleeper:
     give_up = kill
 
     def wake(self, _previous: object, *, is_chosen: bool) -> None:
-        assert is_chosen
+        assert is_chosen is (self.serial == 1)
         self.phase = Phase.STARTING
 
 
@@ -89,6 +91,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     loop.close()
 
 
+def pass_a_moment(kernel: Kernel) -> None:
+    loop = kernel.pool._loop
+    kernel.pool._ration.close()
+    loop.call_later(0.26, loop.stop)
+    loop.run_forever()
+
+
 def test_one_that_was_chosen_and_then_replaced_is_gone_back_to(kernel: Kernel) -> None:
     """The birth was under way when the user asked for what it replaces."""
     chosen = kernel.pool.undo([2])
@@ -96,7 +105,21 @@ def test_one_that_was_chosen_and_then_replaced_is_gone_back_to(kernel: Kernel) -
     assert kernel.living() == [1, 2, 3]
     kernel.pool.on_death(cast("Session", kernel.worker), DEATH)
     assert kernel.owner.heir is chosen is kernel.made[0]
+    # Nobody can go back to what was left behind, which ends when the one that was chosen has had its moment to wake.
+    assert [sleeper.serial for sleeper in kernel.pool._ring.sleepers] == []
+    assert kernel.pool.undo([4]) is None
+    pass_a_moment(kernel)
     assert kernel.living() == [1]
+
+
+def test_what_is_left_behind_ends_at_once_when_a_worker_dies(kernel: Kernel) -> None:
+    """It may have died for want of memory."""
+    kernel.bear(3)
+    assert kernel.living() == [1, 2, 3]
+    heir = kernel.pool._ring.newest()
+    kernel.pool.on_death(cast("Session", kernel.worker), KILLED)
+    assert kernel.owner.heir is heir is kernel.made[2]
+    assert kernel.living() == [2, 3]
 
 
 def test_they_end_with_the_worker_that_a_fresh_one_replaces(kernel: Kernel) -> None:
@@ -108,10 +131,7 @@ def test_they_end_with_the_worker_that_a_fresh_one_replaces(kernel: Kernel) -> N
 
 def test_they_end_a_moment_after_they_were_replaced(kernel: Kernel) -> None:
     kernel.bear(3)
-    loop = kernel.pool._loop
-    kernel.pool._ration.close()
-    loop.call_later(0.26, loop.stop)
-    loop.run_forever()
+    pass_a_moment(kernel)
     assert kernel.living() == [2, 3]
 
 
