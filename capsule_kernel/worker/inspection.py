@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib
 import threading
 import warnings
@@ -48,6 +49,23 @@ _WARNINGS = _Warnings()
 vars(completer)["warnings"] = _WARNINGS
 
 
+class _Collector:
+    """In the place of `gc` within parso's cache, which enables collection whenever it has read a file of its own."""
+
+    def __init__(self) -> None:
+        self._was_enabled = True
+
+    def disable(self) -> None:
+        """As `gc.disable`."""
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+
+    def enable(self) -> None:
+        """As `gc.enable`, unless it was disabled before."""
+        if self._was_enabled:
+            gc.enable()
+
+
 @contextlib.contextmanager
 def _provisional_names() -> Iterator[None]:
     _WARNINGS.asking.is_ours = True
@@ -62,6 +80,7 @@ def _prepare_jedi() -> None:
     """Import Jedi, and have it answer the first request in half of its time."""
     with contextlib.suppress(ImportError), postponed("pydoc"):
         importlib.import_module("jedi")
+        vars(importlib.import_module("parso.cache"))["gc"] = _Collector()
     used_names.hasten()
     stub_conditions.hasten()
 

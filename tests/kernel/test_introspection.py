@@ -14,6 +14,8 @@ import pytest
 from .exchange import plain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .client import Client
     from .starter import KernelStarter
 
@@ -74,6 +76,16 @@ def test_completions_tell_their_types(shared_kernel: Client) -> None:
 def test_nothing_to_complete_is_no_error(shared_kernel: Client) -> None:
     reply = complete(shared_kernel, "there_is_no_such_name_here")
     assert reply["matches"] == []
+
+
+def test_completion_leaves_the_collector_as_a_cell_has_set_it(start_kernel: KernelStarter, tmp_path: Path) -> None:
+    """parso enables it when it has read a file of its cache, which the first kernel's completion fills."""
+    for _ in range(2):
+        client = start_kernel(env={"XDG_CACHE_HOME": str(tmp_path)})
+        client.run("import gc; gc.disable()")
+        assert "ImportError" in complete(client, "Impo")["matches"]
+        assert client.run("gc.isenabled()").text == "False"
+    assert list(tmp_path.rglob("*.pkl"))
 
 
 def test_completion_runs_no_code_of_the_user(shared_kernel: Client) -> None:
