@@ -41,6 +41,7 @@ from capsule_kernel.wire.worker_messages import (
 )
 
 _log = logging.getLogger(__name__)
+_MOVES_MAX = 2
 _EXECUTION_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -86,7 +87,8 @@ class _Running(msgspec.Struct, kw_only=True):
     """The cell under way."""
 
     cell: _Cell
-    session: Session
+    session: Session | None
+    """None: its worker was gone before it read the cell, and the next one is on its way."""
     count: int
     started: str
     tick: asyncio.TimerHandle | None = None
@@ -94,6 +96,8 @@ class _Running(msgspec.Struct, kw_only=True):
     is_interrupt_seen: bool = False
     resumes: int = 0
     """How often it went on from a `checkpoint()`."""
+    moves: int = 0
+    """How often a worker was gone before it read it."""
 
 
 class Executions:
@@ -186,6 +190,10 @@ class Executions:
         running = self._running
         if running is None:
             return
+        if running.session is None:
+            self._end_with_error(running, _error_content("KeyboardInterrupt", "", []))
+            self.abort_queued()
+            return
         now = self._clock.monotonic()
         grace_s = self._settings.interrupt_grace_ms / 1000
         if (
@@ -236,6 +244,8 @@ class Executions:
         """Answer every queued execute_request with an error: there is no worker to run it."""
         queued, self._queue = self._queue, deque()
         error = _error_content("NoWorker", f"no worker can be started: {reason}", [])
+        if self._running is not None and self._running.session is None:
+            self._end_with_error(self._running, error)
         content, metadata = encode_json({"status": "error", **error}), self._metadata("error")
         for cell in queued:
             with self._iopub.handling(cell.request.parent):
@@ -250,9 +260,15 @@ class Executions:
         self._news += "".join(f"after going back: {note}\n" for note in session.notes)
         session.notes = []
         self._session = session
-        if self._running is not None and self._running.session is session:
+        running = self._running
+        if running is not None and running.session is None:
+            running.session = session
+            session.execute(self._message_of(running))
+            self._tell_news(running.cell)
+            running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
+        elif running is not None and running.session is session:
             # It goes on with a cell, and publishes what that writes at intervals.
-            self._tick(self._running)
+            self._tick(running)
         self._next()
 
     def on_stream(self, message: Stream) -> None:
@@ -364,12 +380,12 @@ class Executions:
         text = f"back to the state {after}\n"
         self._iopub.stream("stdout", text, parent=running.cell.request.parent)
 
-    def go_back(self, session: Session, heir: Session | None) -> str:
+    def go_back(self, session: Session, death: Death, heir: Session | None) -> str:
         """`session`, the worker in use, is gone: note that, and return what the next cell finds.
 
         `heir` is the snapshot that takes over, None when a worker without state does.
         """
-        has_cell = self._running is not None and self._running.session is session
+        has_cell = self._running is not None and self._running.session is session and not death.left_cell
         since = self._past.go_back(heir)
         live = what_is_live(heir, since, has_cell=has_cell)
         if since and not has_cell and self._session is session:
@@ -390,15 +406,26 @@ class Executions:
         if running is not None and running.session is session and heir is not None and heir.running:
             self._resume_cell(running, death, heir)
             return
-        if running is None or running.session is not session:
+        is_between = running is None or running.session is not session
+        if is_between or death.left_cell:
             told = f"the worker has died between cells: {death.cause}. {live}"
             if self._lost:
                 self._lost = told
             # Where nothing had run, another worker is as good.
             if was_served and not is_told and (heir is not None or self._lost):
                 self._news += f"{told}\n"
+        if is_between:
             self._next()
             return
+        assert running is not None
+        if death.left_cell and self._may_move(running):
+            running.session = None
+            running.moves += 1
+            running.interrupted_at = None
+            return
+        if death.left_cell:
+            # It is said here.
+            self._lost = self._news = ""
         self._count = running.count + (1 if self._stores(running.cell.content) else 0)
         evalue = f"the worker that ran this cell has died: {death.cause}. {live}"
         if running.resumes:
@@ -408,15 +435,16 @@ class Executions:
         traceback = [f"\x1b[0;31mWorkerDied\x1b[0m: {evalue}"]
         if death.fault_trace:
             traceback.append(death.fault_trace.rstrip("\n"))
-        content = _error_content("WorkerDied", evalue, traceback)
-        self._publish_error(content, running.cell.request.parent)
-        reply = {"status": "error", **content, "execution_count": running.count, "user_expressions": {}, "payload": []}
-        self._end(running, encode_json(reply), "error")
+        self._end_with_error(running, _error_content("WorkerDied", evalue, traceback))
         code = running.cell.content.code
         if self._stores(running.cell.content) and code.strip():
             # The worker never told what IPython's transforms made of it.
             self._history.store(running.count, code, code)
         self.abort_queued()
+
+    def _may_move(self, running: _Running) -> bool:
+        """Whether another worker may run a cell that none has read; a run does not go on without what is lost."""
+        return running.moves < _MOVES_MAX and not (self._lost and _is_of_run(running.cell.request))
 
     def _resume_cell(self, running: _Running, death: Death, heir: Session) -> None:
         """The running cell goes on from its `checkpoint()`: mark that in its output."""
@@ -446,24 +474,25 @@ class Executions:
         if self._holds:
             return None
         cell = self._queue.popleft()
-        request, content = cell.request, cell.content
         running = _Running(cell=cell, session=session, count=self._count, started=self._clock.iso_now())
         self._running = running
-        self._newest_serial = request.serial
-        session.execute(
-            Execute(
-                serial=request.serial,
-                code=content.code,
-                silent=content.silent,
-                store_history=self._stores(content),
-                allow_stdin=content.allow_stdin,
-                execution_count=self._count,
-                user_expressions=content.user_expressions or {},
-                parent=b'{"header":%b,"metadata":%b}' % (request.message.raw_header, request.message.raw_metadata),
-                cell_id=_cell_id(request.message.raw_metadata),
-            )
-        )
+        self._newest_serial = cell.request.serial
+        session.execute(self._message_of(running))
         return running
+
+    def _message_of(self, running: _Running) -> Execute:
+        request, content = running.cell.request, running.cell.content
+        return Execute(
+            serial=request.serial,
+            code=content.code,
+            silent=content.silent,
+            store_history=self._stores(content),
+            allow_stdin=content.allow_stdin,
+            execution_count=running.count,
+            user_expressions=content.user_expressions or {},
+            parent=b'{"header":%b,"metadata":%b}' % (request.message.raw_header, request.message.raw_metadata),
+            cell_id=_cell_id(request.message.raw_metadata),
+        )
 
     def _refuse_to_go_on(self, cell: _Cell) -> None:
         """Answer a request of a durable run as if the worker had died in it: the run goes on from what it has saved."""
@@ -499,13 +528,7 @@ class Executions:
             )
         if not content.silent:
             self._news += self._bridge.news()
-        if self._news and _is_of_run(request):
-            # Nothing is lost: what the cell shows must be as if nothing had happened.
-            _log.warning("%s", self._news.rstrip())
-            self._news = ""
-        if self._news and not content.silent:
-            self._iopub.stream("stderr", self._news, parent=request.parent)
-            self._news = ""
+        self._tell_news(running.cell)
         if self._is_notice_due and content.allow_stdin and self._stores(content):
             self._is_notice_due = False
             notice = self._checkpoints.notice()
@@ -516,8 +539,24 @@ class Executions:
         running.tick = self._loop.call_later(self._settings.flush_tick_ms / 1000, self._tick, running)
         self._on_dequeued()
 
+    def _tell_news(self, cell: _Cell) -> None:
+        if self._news and _is_of_run(cell.request):
+            # Nothing is lost: what the cell shows must be as if nothing had happened.
+            _log.warning("%s", self._news.rstrip())
+            self._news = ""
+        if self._news and not cell.content.silent:
+            self._iopub.stream("stderr", self._news, parent=cell.request.parent)
+            self._news = ""
+
     def _tick(self, running: _Running) -> None:
-        running.session.say(Tick(serial=running.cell.request.serial))
+        if running.session is not None:
+            running.session.say(Tick(serial=running.cell.request.serial))
+
+    def _end_with_error(self, running: _Running, error: dict[str, Any]) -> None:
+        """End a cell of which its worker can say nothing any more."""
+        self._publish_error(error, running.cell.request.parent)
+        reply = {"status": "error", **error, "execution_count": running.count, "user_expressions": {}, "payload": []}
+        self._end(running, encode_json(reply), "error")
 
     def _end(self, running: _Running, content: bytes, status: str, report: bytes = b"") -> None:
         if running.tick is not None:

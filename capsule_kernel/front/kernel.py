@@ -332,7 +332,7 @@ class Kernel:
         self._inspections.on_death()
         if self._debugger is not None:
             self._debugger.on_death()
-        live = self._executions.go_back(session, heir)
+        live = self._executions.go_back(session, death, heir)
         if self._subshells is not None:
             self._subshells.on_death(session, death, live)
         is_told = self._comms.on_death(session, death, self._executions.running, heir, live)

@@ -38,6 +38,15 @@ class Link:
         self._is_reading = False
         self._is_closed = False
         self._is_draining = False
+        self._is_unread = False
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether the worker has ended before it read the whole of what was sent.
+
+        Where a stream socket was closed with data left in it, its other end is reset (`unix_release_sock` in Linux).
+        """
+        return self._is_unread or bool(self._unsent)
 
     def start(self) -> None:
         """Begin to read."""
@@ -71,6 +80,7 @@ class Link:
             sent = 0
         except OSError:
             # The worker has gone; its death is seen and handled through the pidfd.
+            self._is_unread = True
             return
         if sent < len(frames):
             self._unsent += frames[sent:]
@@ -103,6 +113,9 @@ class Link:
             data = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
+        except ConnectionResetError:
+            self._is_unread = True
+            data = b""
         except OSError:
             data = b""
         if not data:
@@ -136,6 +149,7 @@ class Link:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
+            self._is_unread = True
             sent = len(self._unsent)
         del self._unsent[:sent]
         if not self._unsent:

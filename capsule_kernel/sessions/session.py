@@ -63,12 +63,14 @@ class Death(msgspec.Struct, frozen=True, kw_only=True):
         cause: the same in words, or what Capsule did to it and why.
         fault_trace: what faulthandler wrote on a fatal signal, else empty.
         was_ours: whether Capsule ended it.
+        left_cell: whether it had a cell before it, and had not read that: nothing of it has run.
     """
 
     status: int | None
     cause: str
     fault_trace: str
     was_ours: bool = False
+    left_cell: bool = False
 
 
 class SessionOwner(Protocol):
@@ -138,6 +140,8 @@ class Session:
         self._births: socket.socket | None = None
         self._status: asyncio.Future[int] = loop.create_future()
         self._stop_cause = ""
+        # Whether the last message on the main link was a cell.
+        self._is_cell_last = False
         self._interrupts = 0
         self._interrupts_serial = 0
         self._end: asyncio.Task[None] | None = None
@@ -259,6 +263,7 @@ class Session:
         """Have a cell run; the worker must be idle."""
         self.phase = advance(self.phase, Event.EXECUTE)
         self.executing = message.serial
+        self._is_cell_last = True
         assert self._main is not None
         self._observe("out", message)
         self._main.send(encode(message))
@@ -266,6 +271,7 @@ class Session:
     def hand_over(self, message: Comm) -> None:
         """Send a comm message, which the worker's main thread takes in order with the cells."""
         if self._main is not None:
+            self._is_cell_last = False
             self._observe("out", message)
             self._main.send(encode(message))
 
@@ -409,8 +415,10 @@ class Session:
         fault = os.pread(self._fault_fd, _FAULT_BYTES, 0).decode(errors="replace") if self._fault_fd >= 0 else ""
         self.phase = advance(self.phase, Event.EXIT)
         cause = self._stop_cause or describe_status(status)
+        was_ours = bool(self._stop_cause)
+        left_cell = self._is_cell_last and not was_ours and self._main is not None and self._main.is_unread
         self._owner.on_death(
-            self, Death(status=status, cause=cause, fault_trace=fault, was_ours=bool(self._stop_cause))
+            self, Death(status=status, cause=cause, fault_trace=fault, was_ours=was_ours, left_cell=left_cell)
         )
         # What a snapshot has not taken over.
         self._close()

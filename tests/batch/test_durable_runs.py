@@ -225,8 +225,7 @@ def test_a_worker_that_dies_before_the_first_cell_leaves_no_mark(place: Place) -
         "import asyncio, os\nif not os.path.exists('left'):\n    open('left', 'w').close()\n"
         "    _ = asyncio.get_event_loop().call_soon(os._exit, 1)"
     )
-    # Where the cell was on its way already, nobody knows whether it had begun: it may run again.
-    path = make(place.folder / "a.ipynb", tagged("print(1)", "rerun:safe"))
+    path = make(place.folder / "a.ipynb", "print(1)")
     done = place.run(path)
     assert done.returncode == 0, done.stderr
     assert (place.folder / "left").exists()

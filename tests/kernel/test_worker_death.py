@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .exchange import DEADLINE_S
 from .process import is_running
 from .starter import only_capsule
 
@@ -263,3 +266,65 @@ def test_modules_and_memory_of_the_new_worker_are_fresh(start_kernel: KernelStar
     assert died(kernel.execute("os._exit(1)"))
     cell = kernel.run("import json, os\n(hasattr(json, 'tainted'), os.getpid() != %s)" % first)  # noqa: UP031
     assert cell.text == "(False, True)"
+
+
+def stop(pid: int) -> None:
+    """Stop a process that waits, so that it reads nothing more."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + DEADLINE_S
+    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "T":
+        assert time.monotonic() < deadline, f"process {pid} is in state {state}"
+
+
+def start_unread(kernel: Client, pid: int, code: str) -> Cell:
+    """Have a cell on its way to a worker that does not read it."""
+    stop(pid)
+    cell = kernel.start(code)
+    kernel.wait_until(lambda: any(message.msg_type == "execute_input" for message in cell.iopub), "its execute_input")
+    return cell
+
+
+def test_a_cell_that_its_worker_had_not_read_runs_on_the_next_one(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.snapshots=0")
+    pid = int(kernel.run("import os\nos.getpid()").text)
+    cell = start_unread(kernel, pid, "6 * 7")
+    queued = kernel.start("7 * 7")
+    os.kill(pid, signal.SIGKILL)
+    cell.wait()
+    assert cell.text == "42"
+    assert "SIGKILL" in cell.stderr
+    assert "Its variables are lost" in cell.stderr
+    queued.wait()
+    assert queued.text == "49"
+    assert cell.content["execution_count"] == 2
+
+
+def test_a_cell_that_no_worker_reads_ends_with_an_error(start_kernel: KernelStarter) -> None:
+    """Each one leaves before it reads: the kernel does not try for ever."""
+    line = "import asyncio, os; _ = asyncio.get_event_loop().call_soon(os._exit, 4)"
+    kernel = start_kernel(f"--IPKernelApp.exec_lines=[{line!r}]")
+    cell = kernel.execute("1")
+    assert cell.ename == "WorkerDied"
+    assert "exit status 4" in cell.error["evalue"]
+    cell.claim("stream")
+
+
+def test_a_cell_that_waits_for_a_worker_can_be_interrupted(start_kernel: KernelStarter) -> None:
+    kernel = start_kernel("--CapsuleKernel.snapshots=0", "--CapsuleKernel.spare_workers=0")
+    pid, zygote = (int(word) for word in kernel.run("import os\nprint(os.getpid(), os.getppid())").stdout.split())
+    stop(zygote)
+    try:
+        cell = start_unread(kernel, pid, "6 * 7")
+        os.kill(pid, signal.SIGKILL)
+        # Nobody reaps it: the front does without the status after a moment.
+        kernel.pass_time(1.5)
+        assert not cell.is_done
+        kernel.interrupt()
+        cell.wait()
+    finally:
+        os.kill(zygote, signal.SIGCONT)
+    assert cell.ename == "KeyboardInterrupt"
+    cell.claim("stream")
+    following = kernel.execute("6 * 7")
+    assert following.text == "42"
+    following.claim("stream")
