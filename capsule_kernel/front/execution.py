@@ -21,7 +21,7 @@ from capsule_kernel.front.checkpoints import Checkpoints
 from capsule_kernel.front.history import History
 from capsule_kernel.front.inputs import InputCapability
 from capsule_kernel.front.iopub import IOPub
-from capsule_kernel.front.past import Past, what_is_live
+from capsule_kernel.front.past import Past, moment_of, what_is_live, where_to
 from capsule_kernel.front.replies import Replies
 from capsule_kernel.front.requests import Request, Requests
 from capsule_kernel.sessions.lifecycle import Phase
@@ -72,6 +72,9 @@ class _Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 class Branches(Protocol):
     """Who can go back to snapshots: `Pool`, whose methods these are."""
+
+    def sleepers(self) -> Sequence[Session]:
+        """The snapshots that it can go back to, oldest first."""
 
     def undo(self, serials: Sequence[int]) -> Session | None:
         """Go back to the newest snapshot from before these requests."""
@@ -366,18 +369,23 @@ class Executions:
             self._next()
 
     def _undo(self, running: _Running, cells: int) -> None:
-        """Have a snapshot from before the last `cells` cells take over, and say to the user what happens."""
-        undone = self._past.newest(cells)
-        self._say_undone(running, self._branches.undo(undone) if undone else None, "%undo")
+        """Have the snapshot from right before the last `cells` cells take over, and say to the user what happens.
 
-    def _say_undone(self, running: _Running, target: Session | None, magic: str) -> None:
+        One from further back would take cells away that nobody has named.
+        """
+        sleepers = self._branches.sleepers()
+        undone = self._past.newest(cells)
+        is_there = any(self._past.cells_since(sleeper.serial) == len(undone) for sleeper in sleepers)
+        target = self._branches.undo(undone) if undone and is_there else None
+        self._say_undone(running, target, "%undo", instead=where_to(sleepers, self._past, len(undone)))
+
+    def _say_undone(self, running: _Running, target: Session | None, magic: str, *, instead: str = "") -> None:
         if target is None:
-            text = f"{magic}: there is no snapshot from before that: nothing was changed\n"
+            text = f"{magic}: there is no snapshot from right before that: nothing was changed{instead}\n"
             self._iopub.stream("stderr", text, parent=running.cell.request.parent)
             return
         self._session = None
-        after = f"after cell [{target.count}]" if target.count else "from before the first cell"
-        text = f"back to the state {after}\n"
+        text = f"back to the state {moment_of(target.count)}\n"
         self._iopub.stream("stdout", text, parent=running.cell.request.parent)
 
     def go_back(self, session: Session, death: Death, heir: Session | None) -> str:

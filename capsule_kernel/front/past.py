@@ -33,12 +33,31 @@ class Past:
         """Return the serials of the newest `cells` cells with a number."""
         return [ran.serial for ran in self._ran if ran.count][-cells:]
 
+    def cells_since(self, serial: int) -> int:
+        """Return how many cells with a number have run since request `serial`."""
+        return sum(bool(ran.count) for ran in self._ran if ran.serial > serial)
+
     def go_back(self, heir: Session | None) -> list[int]:
         """`heir`, or a worker without state, has taken over: return the numbers of the cells that had run since."""
         since = [ran for ran in self._ran if heir is None or ran.serial > heir.serial]
         for _ in since:
             self._ran.pop()
         return [ran.count for ran in since]
+
+
+def where_to(sleepers: Sequence[Session], past: Past, cells: int) -> str:
+    """Return the nearest ways back by another number of cells than `cells`, each as a sentence; empty: there is none.
+
+    `sleepers`: the snapshots, oldest first.
+    """
+    moments = {past.cells_since(sleeper.serial): sleeper.count for sleeper in sleepers}
+    nearest = [max((n for n in moments if 0 < n < cells), default=0), min((n for n in moments if n > cells), default=0)]
+    return "".join(f"; `%undo {n}` goes back to the state {moment_of(moments[n])}" for n in nearest if n)
+
+
+def moment_of(count: int) -> str:
+    """Return in words when a snapshot was taken: `count` is the newest cell that it holds."""
+    return f"after cell [{count}]" if count else "from before the first cell"
 
 
 def what_is_live(heir: Session | None, since: Sequence[int], *, has_cell: bool) -> str:
@@ -51,12 +70,12 @@ def what_is_live(heir: Session | None, since: Sequence[int], *, has_cell: bool) 
     """
     if heir is None:
         return "Its variables are lost; the next cell runs in a fresh worker."
-    moment = f"after cell [{heir.count}]" if heir.count else "from before the first cell"
+    moment = moment_of(heir.count)
     names = [f"[{count}]" for count in since if count]
+    unnamed = len(since) - len(names)
     if len(names) > _NAMED:
         names = [names[0], "…", names[-1]]
-    if len(names) < len(since):
-        unnamed = sum(not count for count in since)
+    if unnamed:
         names.append("one without a number" if unnamed == 1 else f"{unnamed} without a number")
     live = f"The state {moment} is live again"
     if not names:

@@ -131,6 +131,10 @@ class Pool:
             self._wants_spares = True
             self._carry_out()
 
+    def sleepers(self) -> Sequence[Session]:
+        """The snapshots that `undo` can go back to, oldest first."""
+        return self._ring.of_cells
+
     def undo(self, serials: Sequence[int]) -> Session | None:
         """Go back to the newest snapshot from before the requests `serials`; return it, None if there is none.
 

@@ -7,16 +7,32 @@ from collections.abc import Sequence
 from capsule_kernel.sessions.session import Session
 
 
-def thin(count: int, limit: int) -> list[int]:
-    """Return which of `count` snapshots, by age with the newest as 0, are to be dropped so that `limit` are left.
+def thin(ages: Sequence[int], limit: int) -> list[int]:
+    """Return which snapshots are to be dropped so that `limit` are left, by their place in `ages`.
 
-    The newer half stays; of the older half each second one goes first, so that gaps grow with age.
+    The newer half stays. Of the older half goes the one that is missed least: whose next older neighbour is near,
+    beside its own age. So gaps grow with age, and the oldest goes when the gaps before it have grown.
+
+    Args:
+        ages: by how many cells each snapshot is behind the newest, which comes first.
+        limit: how many may stay.
     """
-    kept = list(range(count))
+    kept = list(range(len(ages)))
+    newer = (max(limit, 0) + 1) // 2
     while len(kept) > max(limit, 0):
-        older = kept[(len(kept) + 1) // 2 :]
-        kept.remove(older[0] if older else kept[-1])
-    return [age for age in range(count) if age not in kept]
+        kept.remove(min(kept[newer:], key=lambda place: _loss(ages, kept, place)))
+    return [place for place in range(len(ages)) if place not in kept]
+
+
+def _loss(ages: Sequence[int], kept: Sequence[int], place: int) -> float:
+    """Return how much further back who wanted to this snapshot would have to go, beside how far that was."""
+    if place == kept[-1]:
+        return _LOSS_OF_OLDEST
+    older = kept[kept.index(place) + 1]
+    return (ages[older] - ages[place]) / (1 + ages[place])
+
+
+_LOSS_OF_OLDEST = 0.5
 
 
 RESUMES = 2
@@ -43,6 +59,11 @@ class Ring:
         """All, oldest first."""
         return self._sleepers if self._middle is None else [*self._sleepers, self._middle]
 
+    @property
+    def of_cells(self) -> Sequence[Session]:
+        """Those that are in no cell's middle, oldest first."""
+        return self._sleepers
+
     def add(self, sleeper: Session) -> list[Session]:
         """Keep a new snapshot; return those that are to be dropped for it."""
         if sleeper.running:
@@ -53,7 +74,8 @@ class Ring:
             self._sleepers.remove(other)
         self._sleepers.append(sleeper)
         newest_first = [other for other in reversed(self._sleepers) if other.serial != self._pinned]
-        dropped = [newest_first[age] for age in thin(len(newest_first), self._limit)]
+        ages = [sleeper.count - other.count for other in newest_first]
+        dropped = [newest_first[place] for place in thin(ages, self._limit)]
         for other in dropped:
             self._sleepers.remove(other)
         return [*same, *dropped]

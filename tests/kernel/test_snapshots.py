@@ -120,6 +120,24 @@ def test_undo_several_cells(kernel_with_snapshots: Client) -> None:
     assert kernel.evaluate("value") == "0"
 
 
+def test_undo_goes_back_as_far_as_was_asked_or_not_at_all(kernel_with_snapshots: Client) -> None:
+    kernel = kernel_with_snapshots
+    run_and_wait_for_snapshot(kernel, "value = 1")
+    # One after the other: there is no moment for a snapshot between them.
+    cells = [kernel.start(f"value = {number}") for number in (2, 3)]
+    for cell in cells:
+        cell.wait()
+    wait_for(kernel, "sleeps after cell [3]", 1)
+    run_and_wait_for_snapshot(kernel, "value = 4")
+    refused = kernel.run("%undo 2")
+    assert "nothing was changed" in refused.stderr
+    assert "`%undo 1` goes back to the state after cell [3]" in refused.stderr
+    assert "`%undo 3` goes back to the state after cell [1]" in refused.stderr
+    assert kernel.evaluate("value") == "4"
+    assert "back to the state after cell [1]" in kernel.run("%undo 3").stdout
+    assert kernel.evaluate("value") == "1"
+
+
 def test_undo_without_a_snapshot_says_so(kernel_with_snapshots: Client) -> None:
     cell = kernel_with_snapshots.run("%undo 5")
     assert "nothing was changed" in cell.stderr
