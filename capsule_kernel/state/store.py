@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Store:
         """What had to be repaired when the store was opened, in words."""
         self.lock = threading.RLock()
         self.pack_folder = folder / "packs"
+        for path in (folder, folder / "key"):
+            _refuse_of_others(path)
         if is_writable:
             self._prepare()
         self.key = self._read_key()
@@ -322,6 +325,27 @@ class Store:
 
 
 _PART = "SELECT pack.file, start, size FROM part JOIN pack ON pack.id = part.pack WHERE name = ?"
+
+
+def _refuse_of_others(path: Path) -> None:
+    """Refuse a store that somebody else may have written: whoever has its key can have any code run when it is loaded.
+
+    Raises:
+        StoreUnavailable: `path` belongs to another user than this one or root, or everybody may write to it.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        # What cannot be looked at cannot be read either, and is refused where that is tried.
+        return
+    if status.st_uid not in {os.geteuid(), 0}:
+        reason = f"it belongs to user {status.st_uid}: set another folder, or change its owner if it is yours"
+    elif status.st_mode & stat.S_IWOTH:
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        reason = f"everybody may write to it (mode {mode}): set another folder, or `chmod o-w` if nobody has"
+    else:
+        return
+    raise StoreUnavailable(str(path), f"{reason}; to load a checkpoint is to run code")
 
 
 def _read_at(path: Path, start: int, size: int) -> bytes:

@@ -304,6 +304,30 @@ def test_two_processes_use_a_store_at_once(tmp_path: Path) -> None:
         assert len(readable(store)) == 30
 
 
+@pytest.mark.parametrize("what", [".", "key"])
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_a_store_that_everybody_may_write_to_is_refused(tmp_path: Path, what: str, *, is_writable: bool) -> None:
+    with Store(tmp_path / "store"):
+        pass
+    (tmp_path / "store" / what).chmod(0o777)
+    with pytest.raises(StoreUnavailable, match=r"everybody may write to it \(mode 777\)"):
+        Store(tmp_path / "store", is_writable=is_writable)
+
+
+@pytest.mark.parametrize("what", [".", "key"])
+def test_a_store_of_somebody_else_is_refused(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(tmp_path / "store"):
+        pass
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "store" / what, 12345, -1)
+    else:
+        # Only root can give a file away: here it is this process that is somebody else.
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    for is_writable in (True, False):
+        with pytest.raises(StoreUnavailable, match="it belongs to user"):
+            Store(tmp_path / "store", is_writable=is_writable)
+
+
 def test_a_copied_store_needs_its_key(tmp_path: Path) -> None:
     with Store(tmp_path / "a") as store:
         take(store, {"x": 1})
