@@ -12,6 +12,7 @@ import enum
 import gc
 import io
 import pickle
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -37,6 +38,11 @@ def everywhere() -> dict[str, Any]:
 
 _BLOB_BYTES_MIN = 64 << 10
 _BUFFER_BYTES_MIN = 4 << 10
+_SECRET_LENGTH_MIN = 8
+"""Characters of a secret that is looked for within others: a shorter one may be a word that stands anywhere."""
+_ENCODINGS = ("utf-8", "utf-16-le", "utf-32-le")
+"""Of pickle and Arrow, of Windows, of numpy."""
+_NOT_WRITTEN = "it holds what getpass returned, which is never written down"
 _ATOMIC_PASS = frozenset({int, float, bool, type(None), tuple})
 
 
@@ -50,13 +56,20 @@ class Environment:
     """Ids of texts that must not be written down."""
     secret_hashes: frozenset[int] = frozenset()
     """`hash()` of the same texts, in this process: a copy is a secret too."""
+    secret_texts: frozenset[str] = frozenset()
+    """The texts themselves: what is made of a long one holds it, whatever it is."""
     alive_threads: frozenset[int] = frozenset()
     """Ids of the `Thread` objects that were alive when the fork was made: after it, they look as if they had ended."""
     has_foreign_threads: bool = False
     """Whether threads of user code ran when the fork was made: a lock that is held may be held by one of them."""
     labels: dict[int, str] = field(init=False)
+    secret_parts: re.Pattern[bytes] | None = field(init=False)
+    """What no record may hold."""
 
     def __post_init__(self) -> None:
+        long = sorted(text for text in self.secret_texts if len(text) >= _SECRET_LENGTH_MIN)
+        forms = [re.escape(text.encode(encoding, "replace")) for text in long for encoding in _ENCODINGS]
+        object.__setattr__(self, "secret_parts", re.compile(b"|".join(forms)) if forms else None)
         labels = {id(value): label for label, value in {**everywhere(), **self.engine}.items()}
         object.__setattr__(self, "labels", labels)
 
@@ -70,6 +83,7 @@ class RecordPickler(cloudpickle.Pickler):
 
     def __init__(self, file: io.BytesIO, linker: Linker, node: Node) -> None:
         super().__init__(file, protocol=5, buffer_callback=self._take_buffer)
+        self._file = file
         self._linker = linker
         self._node = node
         self._reducers: dict[type, Callable[[Any, RecordPickler], Any] | None] = {}
@@ -77,6 +91,21 @@ class RecordPickler(cloudpickle.Pickler):
         self._has_secrets = bool(self.environment.secret_ids or self.environment.secret_hashes)
         self._labels = self.environment.labels
         self._blob_of: dict[int, int] = {}
+
+    def dump(self, obj: Any) -> None:
+        """Pickle the node.
+
+        Raises:
+            Unsaveable: what came out holds a secret: part of a text, an item of an array.
+        """
+        super().dump(obj)
+        secret = self.environment.secret_parts
+        if secret is None:
+            return
+        with self._file.getbuffer() as stream:
+            parts: list[memoryview | bytes] = [stream, *(buffer for buffer, _ in self._node.buffers), *self._node.blobs]
+            if any(secret.search(part) for part in parts):
+                raise Unsaveable(_NOT_WRITTEN)
 
     def persistent_id(self, obj: Any) -> Any:
         """Return what the stream has in place of an object; None where the object itself is pickled."""
@@ -116,7 +145,7 @@ class RecordPickler(cloudpickle.Pickler):
 
     def _text(self, text: str | bytes) -> Any:
         if self._has_secrets and self.environment.is_secret(text):
-            raise Unsaveable("it holds what getpass returned, which is never written down")
+            raise Unsaveable(_NOT_WRITTEN)
         if len(text) < _BUFFER_BYTES_MIN:
             return None
         number = self._linker.visit(self._node, text)

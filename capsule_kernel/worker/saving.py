@@ -248,6 +248,7 @@ class Saving:
                             secret_hashes=frozenset(
                                 hash(form) for text in self._secrets for form in (text, text.encode(errors="replace"))
                             ),
+                            secret_texts=frozenset(self._secrets),
                             alive_threads=frozenset(map(id, alive)),
                             has_foreign_threads=bool(foreign),
                         ),

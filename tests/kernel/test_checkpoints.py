@@ -289,6 +289,29 @@ def test_what_getpass_returned_never_reaches_the_disk(session: Sessions) -> None
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+def test_nor_does_what_was_made_of_it(session: Sessions) -> None:
+    kernel = session()
+    cell = kernel.start("import getpass; word = getpass.getpass()", allow_stdin=True)
+    kernel.answer(kernel.wait_input_request(cell), "correct-horse-battéry")
+    cell.wait()
+    kernel.run(
+        "import numpy as np, os, pandas as pd\n"
+        "header = {'Authorization': f'Bearer {word}'}\nraw = word.encode() + b'!'\n"
+        "array = np.array(['me', word])\ntable = pd.DataFrame({'user': ['me'], 'token': [word]})\n"
+        "text = table.astype('string')\nlong = 'x' * 5000 + word\nos.environ['HEADER'] = header['Authorization']\n"
+        "wide = word.encode('utf-16-le')\nplain = ['correct', 'horse']"
+    )
+    told_text = told(kernel, "%checkpoint")
+    for name in ("header", "raw", "array", "table", "text", "long", "wide"):
+        assert f"live only: {name}:" in told_text or f", {name}:" in told_text, told_text
+    assert "plain:" not in told_text
+    forms = ["correct-horse-battéry".encode(encoding) for encoding in ("utf-8", "utf-16-le", "utf-32-le")]
+    for path in session.store.rglob("*"):
+        if path.is_file():
+            held = path.read_bytes()
+            assert not any(form in held for form in forms), path
+
+
 def test_the_table_says_what_changed(session: Sessions) -> None:
     kernel = session()
     kernel.run("import numpy as np; a = np.zeros((3, 4)); gone = 1")
