@@ -9,17 +9,20 @@ import importlib
 import linecache
 import logging
 import os
+import signal
 import sys
+import types
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from capsule_kernel.state import modules
+from capsule_kernel.state import modules, shell_state
 from capsule_kernel.state.revive import NOTHING
 
 ENVIRON = "environ/"
 """Prefix of the names of changed environment variables; a variable that was deleted has the value None."""
 
+_BACKENDS = frozenset({"agg", "cairo", "pdf", "pgf", "ps", "svg", "template"})
 _RC_PARAMS_LEFT = frozenset({"backend", "backend_fallback", "toolbar", "interactive"})
 
 
@@ -125,6 +128,33 @@ def _set_log_levels(value: tuple[dict[str, int], int]) -> None:
     logging.disable(disabled)
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _set_umask(mask: int) -> None:
+    os.umask(mask)
+
+
+def _signal_handlers() -> Any:
+    """Return the handlers that cells have set; that of SIGINT is the kernel's to care for."""
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals() - {signal.SIGINT}}
+    return {int(number): each for number, each in handlers.items() if isinstance(each, types.FunctionType)} or NOTHING
+
+
+def _set_signal_handlers(value: dict[int, Any]) -> None:
+    for number, handler in value.items():
+        signal.signal(number, handler)
+
+
+def _backend(matplotlib: Any) -> Any:
+    """Return a backend without windows that a cell has chosen: figures are not shown then, nor closed."""
+    backend = str(dict.get(matplotlib.rcParams, "backend", "")).lower()
+    return backend if backend in _BACKENDS else NOTHING
+
+
 def _rc_params(matplotlib: Any) -> Any:
     return {key: value for key, value in dict.items(matplotlib.rcParams) if key not in _RC_PARAMS_LEFT}
 
@@ -181,6 +211,13 @@ PIECES: dict[str, Piece] = {
     "warnings filters": Piece(_filters, _set_filters),
     "logging levels": Piece(_log_levels, _set_log_levels),
     "cell sources": Piece(_sources, linecache.cache.update),
+    "umask": Piece(_umask, _set_umask),
+    "signal handlers": Piece(_signal_handlers, _set_signal_handlers),
+    "IPython extensions": Piece(shell_state.read_extensions, shell_state.load_extensions),
+    "IPython aliases": Piece(shell_state.read_aliases, shell_state.define_aliases),
+    "IPython magics": Piece(shell_state.read_magics, shell_state.register_magics),
+    "IPython event callbacks": Piece(shell_state.read_callbacks, shell_state.register_callbacks),
+    "IPython display settings": Piece(shell_state.read_display, shell_state.set_display),
     "decimal context": Piece(
         _of("decimal", lambda decimal: decimal.getcontext()),
         _to("decimal", lambda decimal, value: decimal.setcontext(value)),
@@ -194,6 +231,12 @@ PIECES: dict[str, Piece] = {
     ),
     "pandas options": Piece(
         _of("pandas._config.config", _pandas_options), _to("pandas._config.config", _set_pandas_options)
+    ),
+    "matplotlib backend": Piece(
+        _of("matplotlib", _backend),
+        _to("matplotlib", lambda matplotlib, value: matplotlib.use(value)),
+        # The first figure that is loaded has pyplot take one for good.
+        is_early=True,
     ),
     "rcParams": Piece(_of("matplotlib", _rc_params), _to("matplotlib", _set_rc_params)),
     "figures": Piece(_of("matplotlib._pylab_helpers", _figures), _to("matplotlib._pylab_helpers", _set_figures)),

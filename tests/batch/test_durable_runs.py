@@ -210,6 +210,27 @@ def test_what_a_cell_did_is_not_lost_when_its_worker_dies_right_after_it(place: 
     assert [len(cell.outputs) for cell in executed.cells] == [0, 0, 0, 1]
 
 
+def test_extensions_and_magics_of_earlier_cells_are_there_when_a_run_goes_on(place: Place) -> None:
+    magic = (
+        "from IPython.core.magic import register_line_magic\n@register_line_magic\ndef shout(line): print(line.upper())"
+    )
+    killing = (
+        "import os, time\nif not os.path.exists('left'):\n    open('left', 'w').close()\n"
+        "    os.kill(int(os.environ['JPY_PARENT_PID']), 9); time.sleep(30)"
+    )
+    cells = [
+        "%load_ext autoreload\n%alias greet echo hello",
+        magic,
+        tagged(killing, "rerun:safe"),
+        "%autoreload 0\n%shout quiet",
+    ]
+    path = make(place.folder / "a.ipynb", *cells)
+    assert place.run(path).returncode == -9
+    done = place.run(path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("QUIET\n")
+
+
 def test_a_cell_of_a_run_may_go_back_on_purpose(place: Place) -> None:
     path = make(place.folder / "a.ipynb", "x = 1", "import time; time.sleep(0.2); x = 2", "%undo", noting("went on"))
     done = place.run(path)

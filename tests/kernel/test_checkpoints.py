@@ -568,3 +568,46 @@ def test_python_reads_the_variables_of_a_checkpoint(session: Sessions) -> None:
         checkpoints.save()
     with pytest.raises(ValueError, match="is no number"):
         checkpoints.save("5")
+
+
+SHELL_STATE = """
+import os, signal
+from IPython.core.magic import register_line_magic
+%load_ext autoreload
+%alias greet echo hello
+%precision 3
+%xmode Minimal
+@register_line_magic
+def shout(line): return line.upper()
+seen = []
+def note(): seen.append(1)
+get_ipython().events.register("post_execute", note)
+def handler(number, frame): seen.append(number)
+_ = signal.signal(signal.SIGUSR1, handler)
+_ = os.umask(0o027)
+import matplotlib; matplotlib.use("agg")
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots()
+"""
+
+
+def test_what_cells_gave_to_the_shell_and_the_process_comes_back(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(SHELL_STATE).claim("stream")
+    told(kernel, "%checkpoint")
+    kill_all(kernel)
+    kernel = session()
+    cell = kernel.run("%restore")
+    # A figure of a backend without windows is not shown.
+    assert not cell.claim("display_data")
+    cell.claim("stream")
+    kernel.run("%autoreload 0")
+    assert kernel.run("%greet").stdout.strip() == "hello"
+    assert kernel.run("3.14159265").text == "3.142"
+    assert kernel.run("%shout quiet").text == "'QUIET'"
+    assert kernel.run("seen.clear()").stderr == ""
+    assert kernel.run("os.kill(os.getpid(), signal.SIGUSR1); seen == [1, signal.SIGUSR1]").text == "True"
+    assert kernel.run("(oct(os.umask(0o022)), plt.get_backend().lower(), plt.gcf() is figure)").text == (
+        "('0o27', 'agg', True)"
+    )
+    assert len(kernel.execute("1/0").traceback.splitlines()) == 1
