@@ -242,7 +242,10 @@ class Ledger:
         )
         for promise in running:
             await self._promises.settle(promise.id, "rejected", msgspec.to_builtins(CellRecord(status="interrupted")))
-        steps = await self._promises.search(prefix=f"{self.root_id}:", state="pending")
+        # Below `nightly-0:` are the steps of the run nightly-0, and the questions of the first cell of the run nightly.
+        below = await self._promises.search(prefix=f"{self.root_id}:", state="pending")
+        step = re.compile(re.escape(self.root_id) + r":\d+")
+        steps = [promise for promise in below if step.fullmatch(promise.id)]
         for promise in [*await self.questions(), *steps]:
             await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": by})
 

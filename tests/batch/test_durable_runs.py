@@ -362,6 +362,24 @@ def test_runs_whose_ids_begin_alike_are_strangers(place: Place) -> None:
     assert out == "A\nB\nC\nD\n"
 
 
+@pytest.mark.parametrize("how", ["from-start", "cancel"])
+def test_what_ends_a_run_leaves_the_questions_of_another_one_alone(place: Place, how: str) -> None:
+    asking = make(place.folder / "q.ipynb", "print(input('Who? '))")
+    process = place.start("run", asking, "--id", "nightly")
+    question = _wait_for_question(place)
+    other = make(place.folder / "t.ipynb", "1 / 0")
+    assert place.run(other, run_id="nightly-0").returncode == 1
+    if how == "cancel":
+        assert place.command("runs", "cancel", "nightly-0").returncode == 0
+    else:
+        assert place.run(other, "--from-start", run_id="nightly-0").returncode == 1
+    answered = place.command("answer", question["id"], "Ada")
+    assert answered.returncode == 0, answered.stderr
+    out, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert out == "Ada\n"
+
+
 @pytest.mark.slow
 def test_a_failed_cell_is_run_again_by_the_same_command(place: Place) -> None:
     path = make(
