@@ -34,13 +34,20 @@ def save(name: str = "") -> Verdict:
     return verdict
 
 
-def restore(wanted: str = "", *, merge: bool = False) -> Restored:
+def restore(wanted: str = "", *, merge: bool = False, session: str = "", taken_ms: int = 0) -> Restored:
     """Bring back the variables of a checkpoint by its name or number, empty for the newest. As `%restore`.
+
+    Args:
+        wanted: the name or number.
+        merge: keep variables that the checkpoint has not.
+        session: take only a checkpoint of this session; empty: a number may mean any one's.
+        taken_ms: take only the checkpoint that was taken then, in ms since 1970 (UTC); 0: any.
 
     Raises:
         StateError: there is none, or it cannot be used; nothing was changed.
     """
-    _, restored = _saving().restore(wanted, "merge" if merge else "exact")
+    mode = "merge" if merge else "exact"
+    _, restored = _saving().restore(wanted, mode, session=session, taken_ms=taken_ms)
     result: Restored = restored
     return result
 

@@ -6,30 +6,38 @@ import json
 from typing import Any
 
 from capsule_kernel import checkpoints
+from capsule_kernel.errors import StateError
 
 
 def save() -> str:
-    """Save the variables; return as JSON which checkpoint it is, and what is not in it."""
+    """Save the variables; return as JSON which checkpoint it is, when it was taken, and what is not in it."""
     verdict = checkpoints.save()
     names = verdict.manifest.captured.names
     live_only = {name: entry.reason for name, entry in names.items() if entry.value is None}
-    return json.dumps({"checkpoint": verdict.checkpoint, "live_only": live_only})
+    taken_ms = verdict.manifest.about.created_ms
+    return json.dumps({"checkpoint": verdict.checkpoint, "taken_ms": taken_ms, "live_only": live_only})
 
 
-def restore(number: int, count: int, sources: list[str], remaining: list[str]) -> str:
+def restore(session: str, number: int, taken_ms: int, count: int, sources: list[str], remaining: list[str]) -> str:
     """Bring back the variables of a checkpoint, and the prompt's number.
 
-    Return as JSON the names that could not be had and that a remaining cell may read, with the reasons.
+    Return as JSON the names that could not be had and that a remaining cell may read, with the reasons; or why there
+    is nothing to be had.
 
     Args:
+        session: the run's: no other checkpoint has its variables.
         number: the checkpoint.
+        taken_ms: when it was taken; 0: not known.
         count: number of the next prompt.
         sources: the cells that were run, for `In`.
         remaining: the cells that will be run.
     """
     from IPython.core.getipython import get_ipython
 
-    restored = checkpoints.restore(str(number))
+    try:
+        restored = checkpoints.restore(str(number), session=session, taken_ms=taken_ms)
+    except StateError as exc:
+        return json.dumps({"refused": str(exc)})
     shell = get_ipython()
     assert shell is not None
     shell.user_ns["_ih"][:] = ["", *sources]

@@ -53,6 +53,7 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
         outputs: name of the file with its outputs, in the run's folder.
         sha256: of that file.
         checkpoint: number of the checkpoint with the variables after it; 0: none was taken.
+        taken_ms: when that was taken, as every store counts from one; 0: not known.
         live_only: names that are not in it, with the reason.
         after: number of the attempt at the cell before it whose effects it has seen; 0: not known, or it is the first.
     """
@@ -64,6 +65,7 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
     outputs: str = ""
     sha256: str = ""
     checkpoint: int = 0
+    taken_ms: int = 0
     live_only: dict[str, str] = {}
 
 

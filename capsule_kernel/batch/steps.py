@@ -101,7 +101,7 @@ class Steps(NotebookRun):
             allow_errors=options.allow_errors,
             kernel_arguments=[
                 *options.kernel_arguments,
-                f"--CapsuleKernel.session=run:{ledger.root_id}",
+                f"--CapsuleKernel.session={_session_of(ledger)}",
                 "--CapsuleKernel.durable_input=True",
             ],
         )
@@ -113,9 +113,15 @@ class Steps(NotebookRun):
         self._sequence = sequence
         self._cells = cells
         self._done = attempts[:done]
+        self._is_resumed = not done
         self._attempts = [attempt.number for attempt in attempts]
         self._index = 0
         self._told: set[str] = set()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the remaining cells could be begun with; before that there is nothing new to be written down."""
+        return super().has_begun and self._is_resumed
 
     async def run_watched(self) -> Outcome:
         """Run; end early when the run is canceled, tell of questions meanwhile.
@@ -224,6 +230,7 @@ class Steps(NotebookRun):
             outputs=name,
             sha256=digest,
             checkpoint=state.get("checkpoint", 0),
+            taken_ms=state.get("taken_ms", 0),
             live_only=state.get("live_only", {}),
             after=self._attempts[index - 1] if index else 0,
         )
@@ -243,8 +250,15 @@ class Steps(NotebookRun):
         remaining = [cell.source for cell in self._cells[len(self._done) :]]
         count = (record.execution_count or len(self._done)) + 1
         if record.checkpoint:
-            call = f"restore({record.checkpoint}, {count}, {sources!r}, {remaining!r})"
-            missing = (await self._inside(call))["lost"]
+            which = f"{_session_of(self._ledger)!r}, {record.checkpoint}, {record.taken_ms}"
+            answer = await self._inside(f"restore({which}, {count}, {sources!r}, {remaining!r})")
+            if "refused" in answer:
+                raise RunUnavailable(
+                    self._ledger.run_id,
+                    f"the variables after cell {len(self._done)} cannot be restored: {answer['refused']}. "
+                    "--from-start runs all cells again",
+                )
+            missing = answer["lost"]
         else:
             needed = names_read(remaining)
             assigned = sorted(names_assigned(sources))
@@ -255,6 +269,7 @@ class Steps(NotebookRun):
                 self._ledger.run_id,
                 f"a remaining cell may read what could not be kept: {told}. --from-start runs all cells",
             )
+        self._is_resumed = True
 
     async def _inside(self, call: str, *, changes_nothing: bool = False) -> dict[str, Any]:
         """Have the kernel evaluate a call of `batch.inside`; return its result.
@@ -311,6 +326,11 @@ def show(ledger: Ledger, cell: NotebookNode, record: CellRecord) -> None:
 
     cell.outputs = [from_dict(output) for output in ledger.read_outputs(record)]
     cell.execution_count = record.execution_count
+
+
+def _session_of(ledger: Ledger) -> str:
+    """Return the session that a run's checkpoints are of."""
+    return f"run:{ledger.root_id}"
 
 
 def names_assigned(sources: Sequence[str]) -> set[str]:

@@ -220,9 +220,7 @@ class Keeper:
         # A number may mean another session's: that is how state moves from one notebook to another.
         if wanted.isascii() and wanted.isdigit() and any(item.id == int(wanted) for item in store.checkpoints()):
             return int(wanted)
-        raise StoreUnavailable(
-            self._folder, f"there is no checkpoint {wanted!r} of {session}; %checkpoints lists what there is"
-        )
+        raise StoreUnavailable(self._folder, f"there is no checkpoint {wanted!r} of {session}")
 
     def _listing(self, session: str) -> Listing:
         store = self._opened()

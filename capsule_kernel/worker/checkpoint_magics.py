@@ -62,7 +62,8 @@ class CheckpointMagics(Magics):
         try:
             found, restored = self._saving.restore(rest[0] if rest else "", "merge" if merge else "exact")
         except StateError as exc:
-            raise UsageError(f"nothing was restored: {exc}") from exc
+            hint = "; %checkpoints lists what there is" if rest else ""
+            raise UsageError(f"nothing was restored: {exc}{hint}") from exc
         self._report("restore", found, restored.names)
         sys.stdout.write(_restored_text(found, restored))
 

@@ -131,12 +131,16 @@ class Saving:
             raise StoreUnavailable("of this kernel", outcome.error)
         return outcome.verdict
 
-    def restore(self, wanted: str = "", mode: Mode = "exact") -> tuple[Found, Restored]:
+    def restore(
+        self, wanted: str = "", mode: Mode = "exact", *, session: str = "", taken_ms: int = 0
+    ) -> tuple[Found, Restored]:
         """Bring the names of a checkpoint into the namespace.
 
         Args:
             wanted: a label or a number; empty: the session's newest.
             mode: `exact` removes names that the checkpoint has not; `merge` keeps them.
+            session: take only a checkpoint of this session; empty: a number may mean any one's.
+            taken_ms: take only the checkpoint that was taken then; 0: any.
 
         Raises:
             StateError: there is no such checkpoint, or it cannot be used; nothing was changed.
@@ -146,6 +150,13 @@ class Saving:
             found = dialogue.hear_answer()
             if not isinstance(found, Found):
                 raise StoreUnavailable("of this kernel", f"its keeper answered with {type(found).__name__}")
+            about = found.manifest.about
+            if about.session != (session or about.session) or about.created_ms != (taken_ms or about.created_ms):
+                # Each store counts from one: in another, or after this one was emptied, a number means another one.
+                raise StoreUnavailable(
+                    "of this kernel",
+                    f"its checkpoint {found.checkpoint} is not the one that is meant; it is of {about.session}",
+                )
             namespace = self._shell.user_ns
             restored = restore(
                 found.manifest.captured,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -360,6 +361,70 @@ def test_runs_whose_ids_begin_alike_are_strangers(place: Place) -> None:
     out, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     assert out == "A\nB\nC\nD\n"
+
+
+KILL = """
+import os, time
+if not os.path.exists("killed"):
+    open("killed", "w").close()
+    os.kill(int(os.environ["JPY_PARENT_PID"]), 9)
+    time.sleep(30)
+"""
+"""Ends the runner, once."""
+
+
+@pytest.mark.parametrize("store", ["another", "emptied"])
+def test_a_run_takes_no_variables_of_another_one(place: Place, store: str) -> None:
+    charging = make(place.folder / "d1.ipynb", "acct = 'alice'", KILL + "print('charging', acct)")
+    other = make(place.folder / "d2.ipynb", "acct = 'bob'", "pass")
+    assert place.run(charging, run_id="d1").returncode == -9
+    if store == "another":
+        place.environment["CAPSULE_CHECKPOINTS"] = str(place.folder / "others")
+    else:
+        shutil.rmtree(place.folder / "checkpoints")
+    assert place.run(other, run_id="d2").returncode == 0
+    resumed = place.run(charging, "--rerun", "safe", run_id="d1")
+    assert resumed.returncode == 1
+    assert resumed.stdout == ""
+    assert "the variables after cell 1 cannot be restored" in resumed.stderr
+    assert "run:d2" in resumed.stderr
+    assert "--from-start runs all cells again" in resumed.stderr
+    again = place.run(charging, "--from-start", run_id="d1")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == "charging alice\n"
+
+
+def test_a_checkpoint_of_the_same_number_is_not_the_one_that_was_taken(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "acct = 'alice'", KILL + "print('charging', acct)")
+    assert place.run(path).returncode == -9
+    # A run of the same id in another place; then its checkpoints are all that there is.
+    (place.folder / "killed").unlink()
+    here = dict(place.environment)
+    place.environment |= {
+        "CAPSULE_PROMISES_FILE": str(place.folder / "others.sqlite3"),
+        "CAPSULE_CHECKPOINTS": str(place.folder / "others"),
+        "JUPYTER_DATA_DIR": str(place.folder / "others"),
+    }
+    assert place.run(make(path, "acct = 'bob'", KILL + "print('charging', acct)")).returncode == -9
+    make(path, "acct = 'alice'", KILL + "print('charging', acct)")
+    place.environment = here | {"CAPSULE_CHECKPOINTS": str(place.folder / "others")}
+    resumed = place.run(path, "--rerun", "safe")
+    assert resumed.returncode == 1
+    assert resumed.stdout == ""
+    assert "is not the one that is meant" in resumed.stderr
+
+
+def test_a_run_whose_checkpoint_is_gone_says_what_to_do_and_writes_nothing(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "x = 1", KILL + "print(x)")
+    assert place.run(path).returncode == -9
+    shutil.rmtree(place.folder / "checkpoints")
+    resumed = place.run(path, "--rerun", "safe")
+    assert resumed.returncode == 1
+    assert "there is no checkpoint '1'" in resumed.stderr
+    assert "--from-start runs all cells again" in resumed.stderr
+    assert "%checkpoints" not in resumed.stderr
+    assert "written:" not in resumed.stderr
+    assert not (place.folder / "a.executed.ipynb").exists()
 
 
 @pytest.mark.parametrize("how", ["from-start", "cancel"])
