@@ -77,12 +77,15 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         source_sha256: of the cell that was run.
         record: how it ended; None: it runs, or whoever ran it is gone.
         is_elsewhere: whether it may still run, on another machine: here the lock says that nobody does.
+        answers_from: number of the first attempt whose answers the next one is given: an attempt that came to its end
+            has used up what it was told, which may be why it failed; one that was interrupted has not.
     """
 
     number: int = 0
     source_sha256: str = ""
     record: CellRecord | None = None
     is_elsewhere: bool = False
+    answers_from: int = 1
 
 
 def runs_folder(environ: Mapping[str, str]) -> Path:
@@ -234,7 +237,7 @@ class Ledger:
         """Return what this run waits for: its cells' questions, and whether one is to be run again."""
         # `nightly-` is also how the ids of a run begin that is called nightly-2.
         found = await self._promises.search(prefix=f"{self.root_id}-", state="pending", kind=names.INPUT)
-        owner = re.compile(re.escape(self.root_id) + r"-\d+")
+        owner = re.compile(re.escape(self.root_id) + r"-\d+(_\d+)?")
         return [promise for promise in found if owner.fullmatch(names.origin_of(promise.id))]
 
     async def leave(self, by: str) -> None:
@@ -271,6 +274,7 @@ class Ledger:
                 source_sha256=str(param.get("source_sha256", "")),
                 record=record,
                 is_elsewhere=promise.is_pending and is_foreign(param.get("incarnation")),
+                answers_from=found.answers_from if record is None or record.status == "interrupted" else number + 1,
             )
         return found
 
@@ -300,9 +304,18 @@ class Ledger:
             is_durable=self._is_synced,
         )
 
-    def execution_id(self, cell: int) -> str:
-        """Return the id of a cell's execution, for its questions: the same for every attempt."""
-        return names.execution_id(self.root_id, cell)
+    def execution_id(self, cell: int, attempt: int = 1) -> str:
+        """Return the id of a cell's execution: for its questions, with the attempt from which on answers count."""
+        execution = names.execution_id(self.root_id, cell)
+        return execution if attempt == 1 else f"{execution}_{attempt}"
+
+    async def drop_questions(self, cell: int, before: int) -> None:
+        """Cancel what attempts at a cell before the one of number `before` have asked: no answer would be used."""
+        asked = {self.execution_id(cell, attempt) for attempt in range(1, before)}
+        for promise in await self.questions():
+            name = names.parse(promise.id)
+            if name is not None and name.kind == names.INPUT and name.execution_id in asked:
+                await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": "run"})
 
     def write_outputs(self, cell: int, attempt: int, outputs: list[Any]) -> tuple[str, str]:
         """Keep a cell's outputs; return the file's name and its hash.
@@ -345,8 +358,7 @@ class Ledger:
         return outputs
 
     def _id(self, cell: int, attempt: int) -> str:
-        execution = names.execution_id(self.root_id, cell)
-        return names.execution(execution if attempt == 1 else f"{execution}_{attempt}")
+        return names.execution(self.execution_id(cell, attempt))
 
     def _read_generation(self) -> int:
         try:

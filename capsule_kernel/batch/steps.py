@@ -115,6 +115,7 @@ class Steps(NotebookRun):
         self._done = attempts[:done]
         self._is_resumed = not done
         self._attempts = [attempt.number for attempt in attempts]
+        self._answers_from = [attempt.answers_from for attempt in attempts]
         self._index = 0
         self._told: set[str] = set()
 
@@ -186,14 +187,17 @@ class Steps(NotebookRun):
         await self._sequence.begin(index)
         await self._ledger.claim(index, attempt, cell.source)
         assert self.kc is not None
-        self.kc.session.metadata = {"capsule_execution_id": self._ledger.execution_id(index)}
+        answers_from = self._answers_from[index]
+        if answers_from > 1:
+            await self._ledger.drop_questions(index, answers_from)
+        self.kc.session.metadata = {"capsule_execution_id": self._ledger.execution_id(index, answers_from)}
         status = "ok"
         try:
             await super().async_execute_cell(cell, cell_index, execution_count, store_history)
         except CellExecutionError as exc:
             if self._is_dead(cell):
                 raise CellInterrupted(index) from exc
-            await self._settle(index, attempt, cell, self._failure, needs_state=False)
+            await self._settle_failed(index, attempt, cell)
             raise
         except DeadKernelError as exc:
             task = asyncio.current_task()
@@ -216,6 +220,13 @@ class Steps(NotebookRun):
     def _failure(self) -> str:
         """What a cell's error is recorded as: one that Ctrl-C ended has not come to its end."""
         return "error" if self._signal is None else "interrupted"
+
+    async def _settle_failed(self, index: int, attempt: int, cell: NotebookNode) -> None:
+        """Settle a cell whose error ends the run."""
+        await self._settle(index, attempt, cell, self._failure, needs_state=False)
+        if self._failure == "error":
+            # The kernel ends as well: its tasks wait for no answer any more.
+            await self._ledger.drop_questions(index, attempt + 1)
 
     async def _settle(
         self, index: int, attempt: int, cell: NotebookNode, status: str, *, needs_state: bool

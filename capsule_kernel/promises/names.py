@@ -1,10 +1,10 @@
 """The ids of Capsule's promises: the same request always has the same id, on every machine. Pure.
 
-An execution is `{kernel_id}-{n}`, and in a batch run `{run_id}-{cell}`. Its promises are `exec:{execution_id}`,
-`{execution_id}:input:{n}` and `{execution_id}:approve:{n}`, where n counts within the execution; a run's is `{run_id}`,
-with a step `{run_id}:{n}` for each cell. Everything before the
-first colon is Resonate's *origin* (its unit of sharding, of callbacks and of prefix tokens), so the parts hold no colon
-and no dot (servers before 0.10 separate with dots).
+An execution is `{kernel_id}-{n}`, and in a batch run `{run_id}-{cell}` or `{run_id}-{cell}_{attempt}`. Its promises
+are `exec:{execution_id}`, `{execution_id}:input:{n}` and `{execution_id}:approve:{n}`, where n counts within the
+execution; a run's is `{run_id}`, with a step `{run_id}:{n}` for each cell. Everything before the first colon is
+Resonate's *origin* (its unit of sharding, of callbacks and of prefix tokens), so the parts hold no colon and no dot
+(servers before 0.10 separate with dots).
 """
 
 from __future__ import annotations

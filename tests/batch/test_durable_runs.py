@@ -427,6 +427,32 @@ def test_a_run_whose_checkpoint_is_gone_says_what_to_do_and_writes_nothing(place
     assert not (place.folder / "a.executed.ipynb").exists()
 
 
+def test_a_cell_that_failed_asks_anew_and_one_that_was_interrupted_does_not(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", "n = int(input('How many? '))" + KILL + "print(n)")
+    failed = _answering(place, path, "twelve")
+    assert failed.returncode == 1
+    assert "ValueError" in failed.stdout
+    assert _answering(place, path, "12").returncode == -9
+    third = place.run(path, "--rerun", "safe")
+    assert third.returncode == 0, third.stderr
+    assert third.stdout == "12\n"
+
+
+def test_what_a_failed_cell_has_asked_in_vain_is_open_no_more(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        "import asyncio, sqlite3, threading, time\n"
+        "threading.Thread(target=input, args=('Who? ',), daemon=True).start()\n"
+        "def is_asked():\n"
+        "    with sqlite3.connect('promises.sqlite3') as file:\n"
+        "        return file.execute(\"SELECT 1 FROM promise WHERE id LIKE '%:input:1'\").fetchone()\n"
+        "while not is_asked(): time.sleep(0.05)\n"
+        "1 / 0",
+    )
+    assert place.run(path).returncode == 1
+    assert json.loads(place.command("inputs", "--json").stdout) == []
+
+
 @pytest.mark.parametrize("how", ["from-start", "cancel"])
 def test_what_ends_a_run_leaves_the_questions_of_another_one_alone(place: Place, how: str) -> None:
     asking = make(place.folder / "q.ipynb", "print(input('Who? '))")
@@ -605,6 +631,14 @@ def _kill_at(place: Place, path: Path, count: int) -> None:
     process = place.start("run", path, "--id", "r")
     place.wait_for_log(count)
     place.kill_all(process)
+
+
+def _answering(place: Place, path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """Run, and answer from elsewhere."""
+    process = place.start("run", path, "--id", "r")
+    assert place.command("answer", _wait_for_question(place)["id"], text).returncode == 0
+    out, err = process.communicate(timeout=DEADLINE_S)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def _wait_for_question(place: Place) -> dict[str, Any]:
