@@ -4,25 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
+from itertools import count
 from typing import TextIO
 
 from capsule_kernel.batch.events import Observer, RunWaits
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
+from capsule_kernel.promises.model import Promise
 
 _YES = frozenset({"rerun", "yes", "y", "again", "1"})
+_NO = frozenset({"no", "n", "0"})
+_SHOWN_MAX = 40
 
 
-async def is_agreed(promises: Promises, observer: Observer, promise_id: str, prompt: str, *, run: str) -> bool:
+async def is_agreed(
+    promises: Promises, observer: Observer, id_of: Callable[[int], str], prompt: str, *, run: str
+) -> bool:
     """Ask, and wait for the first answer, wherever it comes from; one that was given earlier counts.
+
+    An answer that says neither yes nor no is none: it is asked again.
 
     Args:
         promises: where the question is kept.
         observer: is told that the run waits.
-        promise_id: the question's, the same for every process that asks it.
+        id_of: returns the question's id, from how often it was answered unclearly: the same for every process that
+            asks it.
         prompt: what is asked.
         run: id of the run's promise.
     """
+    asked = prompt
+    for unclear in count():
+        promise = await _answered(promises, observer, id_of(unclear), asked, run=run)
+        if promise.state != "resolved":
+            return False
+        value = promise.value_data()
+        text = str(value.get("text", "") if isinstance(value, dict) else value).strip()
+        if text.lower() in _YES | _NO:
+            return text.lower() in _YES
+        asked = f"{text[:_SHOWN_MAX]!r} is neither yes (y) nor no (n). {prompt}"
+    raise AssertionError
+
+
+async def _answered(promises: Promises, observer: Observer, promise_id: str, prompt: str, *, run: str) -> Promise:
+    """Return the promise of a question when it is settled."""
     created = await promises.create(
         promise_id,
         {"v": 1, "prompt": prompt, "password": False},
@@ -40,9 +65,7 @@ async def is_agreed(promises: Promises, observer: Observer, promise_id: str, pro
             if asked is not None:
                 asked.cancel()
                 await asyncio.wait({asked})
-    value = promise.value_data()
-    text = value.get("text", "") if isinstance(value, dict) else value
-    return promise.state == "resolved" and str(text).strip().lower() in _YES
+    return promise
 
 
 async def _ask_here(promises: Promises, promise_id: str, prompt: str) -> None:

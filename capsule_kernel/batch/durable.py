@@ -17,7 +17,16 @@ from nbformat import NotebookNode
 
 from capsule_kernel.batch.consent import is_agreed
 from capsule_kernel.batch.events import Observer, RunResumed
-from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger, RunLock, checked_id, runs_folder, sha256
+from capsule_kernel.batch.ledger import (
+    ATTEMPTS_MAX,
+    Attempt,
+    CellRecord,
+    Ledger,
+    RunLock,
+    checked_id,
+    runs_folder,
+    sha256,
+)
 from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.runner import Outcome
 from capsule_kernel.batch.steps import POLICIES, CellInterrupted, Policy, RunOptions, Steps, show
@@ -166,6 +175,8 @@ class DurableRun:
             record = attempt.record
             if record is None or not (record.status == "ok" or (record.status == "error" and self._passes(cell))):
                 return index
+            if record.is_overdue:
+                return index
             if index and record.after not in {0, attempts[index - 1].number}:
                 # The cell before it has run again since: this one has not seen what that did.
                 return index
@@ -226,12 +237,15 @@ class DurableRun:
         self, promises: Promises, ledger: Ledger, index: int, attempt: Attempt, cells: list[NotebookNode]
     ) -> bool:
         """Ask whether an interrupted cell is to be run again, and wait for the answer, wherever it comes from."""
-        promise_id = names.approval(ledger.execution_id(index), attempt.number)
+
+        def id_of(unclear: int) -> str:
+            return names.approval(ledger.execution_id(index), attempt.number + unclear * ATTEMPTS_MAX)
+
         prompt = (
             f"Cell {index + 1} of {self._run_id} was interrupted: {_first_line(cells[index].source)!r}. "
             "Run it again? (yes/no) "
         )
-        return await is_agreed(promises, self._observer, promise_id, prompt, run=ledger.root_id)
+        return await is_agreed(promises, self._observer, id_of, prompt, run=ledger.root_id)
 
     def _show_all(self, ledger: Ledger, cells: list[NotebookNode], attempts: list[Attempt]) -> None:
         for cell, attempt in zip(cells, attempts, strict=True):

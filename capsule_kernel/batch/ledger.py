@@ -39,7 +39,7 @@ FUNCTION = "capsule.notebook"
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _GENERATION_MARK = "__"
-_ATTEMPTS_MAX = 1000
+ATTEMPTS_MAX = 1000
 _LOOKED_AT_S = 1.0
 _LOOK_AGAIN_S = 0.02
 
@@ -56,11 +56,14 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
         taken_ms: when that was taken, as every store counts from one; 0: not known.
         live_only: names that are not in it, with the reason.
         after: number of the attempt at the cell before it whose effects it has seen; 0: not known, or it is the first.
+        is_overdue: whether the run ended it since it took too long: it has not come to its end, and is run again even
+            where errors are allowed.
     """
 
     v: int = 1
     status: str
     after: int = 0
+    is_overdue: bool = False
     execution_count: int | None = None
     outputs: str = ""
     sha256: str = ""
@@ -219,15 +222,17 @@ class Ledger:
 
     async def start_again(self) -> None:
         """Leave what there is of the run behind, and begin another under the same id."""
-        promise = await self._promises.get(self.root_id)
-        if promise is None:
+        generation = self._generation
+        # Where the folder was lost, the number in it was lost as well: the newest run of this id is a later one.
+        while (promise := await self._promises.get(self.root_id)) is not None:
+            if promise.kind == KIND:
+                if promise.is_pending:
+                    await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
+                await self.leave("run that was started again")
+            self._generation += 1
+        if self._generation == generation:
             return
-        if promise.kind == KIND:
-            if promise.is_pending:
-                await self._promises.settle(self.root_id, "rejected_canceled", {"v": 1, "status": "started again"})
-            await self.leave("run that was started again")
         shutil.rmtree(self.folder / "outputs", ignore_errors=True)
-        self._generation += 1
         path = self.folder / "generation"
         fresh = path.with_suffix(".new")
         fresh.write_text(str(self._generation), encoding="ascii")
@@ -257,7 +262,7 @@ class Ledger:
     async def attempt(self, cell: int) -> Attempt:
         """Return the newest attempt at a cell."""
         found = Attempt()
-        for number in range(1, _ATTEMPTS_MAX):
+        for number in range(1, ATTEMPTS_MAX):
             promise = await self._promises.get(self._id(cell, number))
             if promise is None:
                 break

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbclient.util import run_hook
 from nbformat import NotebookNode
 
@@ -199,6 +199,9 @@ class Steps(NotebookRun):
                 raise CellInterrupted(index) from exc
             await self._settle_failed(index, attempt, cell)
             raise
+        except CellTimeoutError:
+            await self._settle_failed(index, attempt, cell, is_overdue=True)
+            raise
         except DeadKernelError as exc:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -221,15 +224,22 @@ class Steps(NotebookRun):
         """What a cell's error is recorded as: one that Ctrl-C ended has not come to its end."""
         return "error" if self._signal is None else "interrupted"
 
-    async def _settle_failed(self, index: int, attempt: int, cell: NotebookNode) -> None:
+    async def _settle_failed(self, index: int, attempt: int, cell: NotebookNode, *, is_overdue: bool = False) -> None:
         """Settle a cell whose error ends the run."""
-        await self._settle(index, attempt, cell, self._failure, needs_state=False)
+        await self._settle(index, attempt, cell, self._failure, needs_state=False, is_overdue=is_overdue)
         if self._failure == "error":
             # The kernel ends as well: its tasks wait for no answer any more.
             await self._ledger.drop_questions(index, attempt + 1)
 
     async def _settle(
-        self, index: int, attempt: int, cell: NotebookNode, status: str, *, needs_state: bool
+        self,
+        index: int,
+        attempt: int,
+        cell: NotebookNode,
+        status: str,
+        *,
+        needs_state: bool,
+        is_overdue: bool = False,
     ) -> CellRecord:
         name, digest = self._ledger.write_outputs(index, attempt, cell.outputs)
         state: dict[str, Any] = {}
@@ -244,6 +254,7 @@ class Steps(NotebookRun):
             taken_ms=state.get("taken_ms", 0),
             live_only=state.get("live_only", {}),
             after=self._attempts[index - 1] if index else 0,
+            is_overdue=is_overdue,
         )
         await self._ledger.settle(index, attempt, record)
         return record

@@ -453,6 +453,48 @@ def test_what_a_failed_cell_has_asked_in_vain_is_open_no_more(place: Place) -> N
     assert json.loads(place.command("inputs", "--json").stdout) == []
 
 
+@pytest.mark.parametrize("more", [(), ("--allow-errors",)])
+def test_a_cell_that_took_too_long_has_failed_and_is_run_again(place: Place, more: tuple[str, ...]) -> None:
+    path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b") + "\nx += 1", "print(x)")
+    late = place.run(path, "--timeout", "4", *more)
+    assert late.returncode == 1
+    assert place.log() == ["a", "b"]
+    assert [cell["status"] for cell in place.state()["cells"]] == ["ok", "error", "waiting"]
+    executed = outputs(place.folder / "a.executed.ipynb")
+    assert "CellTimeoutError" in [output.get("ename") for output in executed[1]]
+    done = place.run(path, *more)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2\n"
+    assert place.log() == ["a", "b", "b"]
+
+
+def test_from_start_begins_another_run_where_the_folder_of_the_last_one_was_lost(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"))
+    assert place.run(path).returncode == 0
+    assert place.run(path, "--from-start").returncode == 0
+    shutil.rmtree(place.folder / "data" / "capsule" / "runs" / "r")
+    again = place.run(path, "--from-start")
+    assert again.returncode == 0, again.stderr
+    assert place.log() == ["a", "a", "a"]
+
+
+def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
+    path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
+    _kill_at(place, path, 2)
+    process = place.start("run", path, "--id", "r")
+    first = _wait_for_question(place)
+    assert place.command("answer", first["id"], "yes please").returncode == 0
+    second = _wait_for_question(place, after=first["id"])
+    assert second["prompt"].startswith("'yes please' is neither yes (y) nor no (n). Cell 2 of r was interrupted")
+    place.kill_all(process)
+    # Whoever asks next asks the same.
+    process = place.start("run", path, "--id", "r")
+    assert place.command("answer", second["id"], " YES ").returncode == 0
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0, err
+    assert place.log() == ["a", "b", "b"]
+
+
 @pytest.mark.parametrize("how", ["from-start", "cancel"])
 def test_what_ends_a_run_leaves_the_questions_of_another_one_alone(place: Place, how: str) -> None:
     asking = make(place.folder / "q.ipynb", "print(input('Who? '))")
@@ -641,12 +683,12 @@ def _answering(place: Place, path: Path, text: str) -> subprocess.CompletedProce
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def _wait_for_question(place: Place) -> dict[str, Any]:
+def _wait_for_question(place: Place, after: str = "") -> dict[str, Any]:
     deadline = time.monotonic() + DEADLINE_S
     while True:
         listed = place.command("inputs", "--json")
         found = json.loads(listed.stdout) if listed.returncode == 0 else []
-        if found:
+        if found and found[0]["id"] != after:
             question: dict[str, Any] = found[0]
             return question
         assert time.monotonic() < deadline, listed.stderr
