@@ -24,6 +24,7 @@ from capsule_kernel.batch.ledger import (
     Ledger,
     RunLock,
     checked_id,
+    kept_last,
     runs_folder,
     sha256,
 )
@@ -248,9 +249,9 @@ class DurableRun:
         return await is_agreed(promises, self._observer, id_of, prompt, run=ledger.root_id)
 
     def _show_all(self, ledger: Ledger, cells: list[NotebookNode], attempts: list[Attempt]) -> None:
-        for cell, attempt in zip(cells, attempts, strict=True):
-            assert attempt.record is not None
-            show(ledger, cell, attempt.record)
+        records = [attempt.record for attempt in attempts if attempt.record is not None]
+        for cell, record, kept in zip(cells, records, kept_last(records), strict=True):
+            show(ledger, cell, record, kept)
         self.has_begun = True
         self._observer(RunResumed(done=len(cells)))
 

@@ -44,6 +44,20 @@ _LOOKED_AT_S = 1.0
 _LOOK_AGAIN_S = 0.02
 
 
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cell has made of the outputs of one before it, by updating a display.
+
+    Attributes:
+        cell: which one.
+        outputs: name of the file with all its outputs as they are now, in the run's folder.
+        sha256: of that file.
+    """
+
+    cell: int
+    outputs: str
+    sha256: str
+
+
 class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
     """How a cell ended.
 
@@ -55,6 +69,8 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
         checkpoint: number of the checkpoint with the variables after it; 0: none was taken.
         taken_ms: when that was taken, as every store counts from one; 0: not known.
         live_only: names that are not in it, with the reason.
+        displays: which of its outputs can be updated, by the id of the display.
+        changed: outputs of cells before it, where it has updated them.
         after: number of the attempt at the cell before it whose effects it has seen; 0: not known, or it is the first.
         is_overdue: whether the run ended it since it took too long: it has not come to its end, and is run again even
             where errors are allowed.
@@ -70,6 +86,8 @@ class CellRecord(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: int = 0
     taken_ms: int = 0
     live_only: dict[str, str] = {}
+    displays: dict[str, list[int]] = {}
+    changed: list[Changed] = []
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -322,14 +340,20 @@ class Ledger:
             if name is not None and name.kind == names.INPUT and name.execution_id in asked:
                 await self._promises.settle(promise.id, "rejected_canceled", {"v": 1, "by": "run"})
 
-    def write_outputs(self, cell: int, attempt: int, outputs: list[Any]) -> tuple[str, str]:
+    def write_outputs(self, cell: int, attempt: int, outputs: list[Any], *, by: str = "") -> tuple[str, str]:
         """Keep a cell's outputs; return the file's name and its hash.
+
+        Args:
+            cell: whose outputs they are.
+            attempt: which attempt at it has made them.
+            outputs: all of them.
+            by: which later cell and attempt has changed them; empty: none.
 
         Raises:
             RunUnavailable: they cannot be written.
         """
         data = json.dumps(outputs).encode()
-        name = f"outputs/{self._generation}-{cell}-{attempt}.json"
+        name = f"outputs/{self._generation}-{cell}-{attempt}{by and f'-by-{by}'}.json"
         path = self.folder / name
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -344,7 +368,7 @@ class Ledger:
             raise RunUnavailable(self.run_id, f"its outputs cannot be written to {path}: {exc.strerror}") from exc
         return name, hashlib.sha256(data).hexdigest()
 
-    def read_outputs(self, record: CellRecord) -> list[Any]:
+    def read_outputs(self, record: CellRecord | Changed) -> list[Any]:
         """Return a cell's outputs.
 
         Raises:
@@ -370,6 +394,15 @@ class Ledger:
             return int((self.folder / "generation").read_text(encoding="ascii"))
         except (OSError, ValueError):
             return 1
+
+
+def kept_last(records: list[CellRecord]) -> list[CellRecord | Changed]:
+    """Return what has the outputs of each cell as the newest of the cells has left them."""
+    found: list[CellRecord | Changed] = [*records]
+    for record in records:
+        for changed in record.changed:
+            found[changed.cell] = changed
+    return found
 
 
 def sha256(source: str) -> str:

@@ -17,7 +17,7 @@ from nbclient.util import run_hook
 from nbformat import NotebookNode
 
 from capsule_kernel.batch.events import Observer, RunResumed, RunWaits
-from capsule_kernel.batch.ledger import Attempt, CellRecord, Ledger
+from capsule_kernel.batch.ledger import Attempt, CellRecord, Changed, Ledger, kept_last
 from capsule_kernel.batch.notebook import expects_error, is_executed
 from capsule_kernel.batch.reads import names_read
 from capsule_kernel.batch.runner import NotebookRun, Outcome
@@ -112,11 +112,15 @@ class Steps(NotebookRun):
         self._ledger = ledger
         self._sequence = sequence
         self._cells = cells
-        self._done = attempts[:done]
+        self._done = [attempt.record for attempt in attempts[:done] if attempt.record is not None]
+        self._kept = kept_last(self._done)
         self._is_resumed = not done
         self._attempts = [attempt.number for attempt in attempts]
         self._answers_from = [attempt.answers_from for attempt in attempts]
         self._index = 0
+        # Where the executed cells are in the notebook, and which of these has had a display updated by a later one.
+        self._places: list[int] = []
+        self._updated: set[int] = set()
         self._told: set[str] = set()
 
     @property
@@ -172,11 +176,13 @@ class Steps(NotebookRun):
         if not is_executed(cell):
             return await super().async_execute_cell(cell, cell_index, execution_count, store_history)
         index, self._index = self._index, self._index + 1
+        self._places.append(cell_index)
         if index < len(self._done):
-            record = self._done[index].record
-            assert record is not None
+            record = self._done[index]
             await self._sequence.finish(index, msgspec.to_builtins(record))
-            show(self._ledger, cell, record)
+            show(self._ledger, cell, record, self._kept[index])
+            for display_id, places in record.displays.items():
+                self._display_id_map.setdefault(display_id, {})[cell_index] = [*places]
             self._failed += record.status == "error" and not expects_error(cell)
             self.code_cells_executed += 1
             self._number += 1
@@ -255,9 +261,32 @@ class Steps(NotebookRun):
             live_only=state.get("live_only", {}),
             after=self._attempts[index - 1] if index else 0,
             is_overdue=is_overdue,
+            displays=self._displays(self._places[index]),
+            changed=self._keep_updated(index, attempt),
         )
         await self._ledger.settle(index, attempt, record)
         return record
+
+    def _update_display_id(self, display_id: str, msg: dict[str, Any]) -> None:
+        """Update a display wherever it is shown, as nbclient does, and note where that is."""
+        super()._update_display_id(display_id, msg)
+        self._updated |= {place for place, shown in self._display_id_map.get(display_id, {}).items() if shown}
+
+    def _displays(self, place: int) -> dict[str, list[int]]:
+        """Return which outputs of the cell at a place in the notebook are displays that can be updated."""
+        return {name: [*shown[place]] for name, shown in self._display_id_map.items() if shown.get(place)}
+
+    def _keep_updated(self, index: int, attempt: int) -> list[Changed]:
+        """Keep the outputs of earlier cells that this one has updated."""
+        updated, self._updated = self._updated, set()
+        kept = []
+        for earlier in (cell for cell in range(index) if self._places[cell] in updated):
+            outputs = self.nb.cells[self._places[earlier]].outputs
+            name, digest = self._ledger.write_outputs(
+                earlier, self._attempts[earlier], outputs, by=f"{index}-{attempt}"
+            )
+            kept.append(Changed(cell=earlier, outputs=name, sha256=digest))
+        return kept
 
     async def _resume(self) -> None:
         """Have the kernel be where the last finished cell left it.
@@ -266,8 +295,7 @@ class Steps(NotebookRun):
             RunUnavailable: what the remaining cells may need cannot be had.
         """
         self._observer(RunResumed(done=len(self._done)))
-        record = self._done[-1].record
-        assert record is not None
+        record = self._done[-1]
         sources = [cell.source for cell in self._cells[: len(self._done)]]
         remaining = [cell.source for cell in self._cells[len(self._done) :]]
         count = (record.execution_count or len(self._done)) + 1
@@ -338,15 +366,21 @@ class Steps(NotebookRun):
         return any(output.output_type == "error" and output.ename == _WORKER_DIED for output in cell.outputs)
 
 
-def show(ledger: Ledger, cell: NotebookNode, record: CellRecord) -> None:
+def show(ledger: Ledger, cell: NotebookNode, record: CellRecord, kept: CellRecord | Changed) -> None:
     """Have a cell show what it did when it ran.
+
+    Args:
+        ledger: the run's.
+        cell: the cell.
+        record: how it ended.
+        kept: what has its outputs as later cells have left them.
 
     Raises:
         RunUnavailable: its outputs are not there any more.
     """
     from nbformat import from_dict
 
-    cell.outputs = [from_dict(output) for output in ledger.read_outputs(record)]
+    cell.outputs = [from_dict(output) for output in ledger.read_outputs(kept)]
     cell.execution_count = record.execution_count
 
 

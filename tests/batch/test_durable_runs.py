@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_markdown_cell
 
 from .kills import series
 from .test_run import make, outputs, tagged
@@ -493,6 +494,25 @@ def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
     _, err = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == 0, err
     assert place.log() == ["a", "b", "b"]
+
+
+def test_what_later_cells_make_of_a_display_is_kept_and_goes_on(place: Place) -> None:
+    path = make(
+        place.folder / "a.ipynb",
+        "print('first'); h = display('old', display_id='k')",
+        new_markdown_cell("between"),
+        "g = display('other', display_id='g')",
+        "h.update('new')",
+        KILL + "g.update('at last')",
+    )
+    assert place.run(path).returncode == -9
+    assert place.run(path, "--rerun", "safe").returncode == 0
+    again = place.folder / "again.ipynb"
+    assert place.run(path, "-o", again).returncode == 0
+    for executed in (place.folder / "a.executed.ipynb", again):
+        cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
+        texts = [[output.data["text/plain"] for output in cell.outputs if "data" in output] for cell in cells]
+        assert texts == [["'new'"], ["'at last'"], [], []]
 
 
 @pytest.mark.parametrize("how", ["from-start", "cancel"])
