@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel import __version__, kernelspec
+from capsule_kernel import __version__, kernelspec, terminal
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import (
     CapsuleError,
@@ -22,8 +22,11 @@ from capsule_kernel.errors import (
     KernelSpecError,
     NotebookError,
     NotebookRunError,
+    OutputUnavailable,
     PromisesUnavailable,
+    ReaderGone,
 )
+from capsule_kernel.terminal import all_printable, emit, say, warn
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -31,7 +34,11 @@ if TYPE_CHECKING:
     from capsule_kernel.batch.durable import DurableRun
     from capsule_kernel.batch.events import Observer
 
-OK, FAILED, MISUSED = 0, 1, 2
+OK, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+# Numbers of checkpoints, and moments in milliseconds, are 64 bits wide where they are stored.
+_DIGITS_MAX = 18
+_DAYS_MAX = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,14 +51,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 when a cell failed or something could not be done, 2 for a wrong use, 128 + n after
         signal n.
     """
-    options = _parser().parse_args(argv)
+    terminal.open_streams()
     try:
+        return _ended(_status_of(argv))
+    except SystemExit as exc:
+        # argparse has shown help, or said what was wrong.
+        sys.exit(_ended(MISUSED if exc.code else OK))
+
+
+def _ended(status: int) -> int:
+    """Return the status of a command that is done, when what it printed is written."""
+    try:
+        terminal.flush()
+    except ReaderGone:
+        pass
+    except OutputUnavailable as exc:
+        warn(f"capsule: {exc}")
+        return status or FAILED
+    return status
+
+
+def _status_of(argv: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(argv)
         status: int = options.function(options)
+    except ReaderGone:
+        # What was asked for is done, and nobody wants to read more of it (`capsule promises list | head`).
+        return OK
     except CapsuleError as exc:
-        print(f"capsule: {exc}", file=sys.stderr)
+        warn(f"capsule: {exc}")
         misused = isinstance(exc, NotebookError) and not isinstance(exc, NotebookRunError)
         return MISUSED if misused else FAILED
+    except KeyboardInterrupt:
+        warn("capsule: interrupted")
+        return INTERRUPTED
+    except OSError as exc:
+        reason = _system_reason(exc)
+        if not reason:
+            raise
+        warn(f"capsule: {reason}")
+        return FAILED
     return status
+
+
+def _system_reason(exc: OSError) -> str:
+    """Return what the system refused, as a sentence; empty where that says nothing to a person: it is a bug then."""
+    if exc.filename is not None and not isinstance(exc.filename, int) and exc.strerror:
+        return f"{os.fsdecode(exc.filename)}: {exc.strerror}"
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder does not exist any more: change to one that does"
+    return ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,11 +134,11 @@ def _add_run(commands: _Commands) -> None:
         "expected), 1 when a cell failed, 2 when the notebook or an argument cannot be used, 130 after Ctrl-C. "
         "Once a cell has run, the executed notebook is written, however the run ends.",
     )
-    command.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="the notebook (.ipynb)")
+    command.add_argument("notebook", type=_path, metavar="NOTEBOOK", help="the notebook (.ipynb)")
     command.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="where the executed notebook goes (default: NAME.executed.ipynb beside the notebook)",
     )
@@ -95,7 +146,9 @@ def _add_run(commands: _Commands) -> None:
         "--timeout", type=_seconds, metavar="SECONDS", help="how long one cell may take (default: any)"
     )
     command.add_argument("--allow-errors", action="store_true", help="go on after a failed cell; the status is still 1")
-    command.add_argument("--cwd", type=Path, metavar="DIR", help="where the code runs (default: the notebook's folder)")
+    command.add_argument(
+        "--cwd", type=_path, metavar="DIR", help="where the code runs (default: the notebook's folder)"
+    )
     command.add_argument("--kernel", metavar="NAME", help="an installed kernelspec to use instead of this Capsule")
     command.add_argument(
         "-p",
@@ -145,6 +198,7 @@ def _add_install(commands: _Commands) -> None:
     command.add_argument("--name", default=kernelspec.DEFAULT_NAME, help="the kernelspec's name (default: %(default)s)")
     command.add_argument(
         "--display-name",
+        action=_Given,
         default=kernelspec.DEFAULT_DISPLAY_NAME,
         metavar="TEXT",
         help="what Jupyter shows (default: %(default)s)",
@@ -181,7 +235,7 @@ def _add_promises(commands: _Commands) -> None:
     )
     actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list promises, one a line: state, kind, id")
-    listing.add_argument("prefix", nargs="?", default="", metavar="PREFIX", help="how their ids begin")
+    listing.add_argument("prefix", type=_text, nargs="?", default="", metavar="PREFIX", help="how their ids begin")
     listing.add_argument("--all", action="store_true", help="settled ones too")
     listing.set_defaults(function=_list_promises)
     collection = actions.add_parser("gc", help="let go of promises that were settled long ago")
@@ -190,7 +244,9 @@ def _add_promises(commands: _Commands) -> None:
     )
     collection.set_defaults(function=_collect_promises)
     for action in (listing, collection):
-        action.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: your own)")
+        action.add_argument(
+            "--file", default="", action=_Given, metavar="FILE", help="the promises' file (default: your own)"
+        )
 
 
 def _add_runs(commands: _Commands) -> None:
@@ -229,13 +285,17 @@ def _add_questions(commands: _Commands) -> None:
         description="Answer a question of `input()`. The first answer wins, whoever gives it. The answer to a password "
         "is asked for, never an argument, and goes to the kernel without being written anywhere.",
     )
-    command.add_argument("id", metavar="ID", help="the question's, as `capsule inputs` lists it")
+    command.add_argument("id", type=_text, metavar="ID", help="the question's, as `capsule inputs` lists it")
     answer = command.add_mutually_exclusive_group()
-    answer.add_argument("text", nargs="?", metavar="TEXT", help="the answer (default: a line of standard input)")
+    answer.add_argument(
+        "text", type=_text, nargs="?", metavar="TEXT", help="the answer (default: a line of standard input)"
+    )
     answer.add_argument("--refuse", action="store_true", help="no answer: `input()` raises EOFError")
     command.set_defaults(function=_answer_question)
     for each in (listing, command):
-        each.add_argument("--file", default="", metavar="FILE", help="the promises' file (default: as in the settings)")
+        each.add_argument(
+            "--file", default="", action=_Given, metavar="FILE", help="the promises' file (default: as in the settings)"
+        )
 
 
 def _add_checkpoints(commands: _Commands) -> None:
@@ -247,20 +307,22 @@ def _add_checkpoints(commands: _Commands) -> None:
     )
     actions = command.add_subparsers(title="actions", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list checkpoints, by notebook")
-    listing.add_argument("session", nargs="?", metavar="SESSION", help="the notebook's path, or as it was named")
+    listing.add_argument(
+        "session", type=_text, nargs="?", metavar="SESSION", help="the notebook's path, or as it was named"
+    )
     listing.add_argument("--json", action="store_true", help="for programs")
     listing.set_defaults(function=_list_checkpoints)
     showing = actions.add_parser("show", help="show what every variable of a checkpoint is")
-    showing.add_argument("number", type=int, metavar="NUMBER", help="which checkpoint")
+    showing.add_argument("number", type=_number, metavar="NUMBER", help="which checkpoint")
     showing.add_argument("--json", action="store_true", help="for programs")
     showing.set_defaults(function=_show_checkpoint)
     deleting = actions.add_parser("delete", help="delete checkpoints")
-    deleting.add_argument("numbers", type=int, nargs="+", metavar="NUMBER", help="which checkpoints")
+    deleting.add_argument("numbers", type=_number, nargs="+", metavar="NUMBER", help="which checkpoints")
     deleting.set_defaults(function=_delete_checkpoints)
     collection = actions.add_parser("gc", help="let go of old checkpoints without a name, give back room")
     collection.set_defaults(function=_collect_checkpoints)
     for action in (listing, showing, deleting, collection):
-        action.add_argument("--folder", default="", metavar="DIR", help="the store (default: your own)")
+        action.add_argument("--folder", default="", action=_Given, metavar="DIR", help="the store (default: your own)")
 
 
 def _add_replay(commands: _Commands) -> None:
@@ -276,7 +338,7 @@ def _add_replay(commands: _Commands) -> None:
         help="the kernel's connection file, or a part of its name, such as the kernel's id",
     )
     command.add_argument(
-        "--into", type=Path, metavar="NOTEBOOK", help="put the outputs into the cells of this notebook (JupyterLab's)"
+        "--into", type=_path, metavar="NOTEBOOK", help="put the outputs into the cells of this notebook (JupyterLab's)"
     )
     command.set_defaults(function=_replay)
 
@@ -285,7 +347,42 @@ def _add_place(command: argparse.ArgumentParser) -> None:
     place = command.add_mutually_exclusive_group()
     place.add_argument("--user", action="store_true", help="in your own Jupyter folder")
     place.add_argument("--sys-prefix", action="store_true", help="in the environment of this interpreter")
-    place.add_argument("--prefix", metavar="DIR", help="in DIR/share/jupyter/kernels")
+    place.add_argument("--prefix", action=_Given, metavar="DIR", help="in DIR/share/jupyter/kernels")
+
+
+class _Given(argparse.Action):
+    """Takes a text that is not empty: what an unset variable of a shell leaves must not mean the default."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Keep the text."""
+        del parser, option_string
+        if not values:
+            raise argparse.ArgumentError(self, "expected a text, got an empty one; leave the option out for none")
+        setattr(namespace, self.dest, values)
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
+
+
+def _text(text: str) -> str:
+    if not terminal.is_text(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: no UTF-8 text")
+    return text
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected the number of a checkpoint, as in the list")
+    return int(text)
 
 
 def _seconds(text: str) -> int:
@@ -295,8 +392,8 @@ def _seconds(text: str) -> int:
 
 
 def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of days, 0 or more")
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MAX or int(text) > _DAYS_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of days, 0 to {_DAYS_MAX}")
     return int(text)
 
 
@@ -316,7 +413,7 @@ def _run(options: argparse.Namespace) -> int:
     files.check_writable(output)
     if options.parameters:
         for unknown in parameters.inject(notebook, dict(options.parameters), name=path.name):
-            print(f"note: the cell with the tag 'parameters' does not assign {unknown}", file=sys.stderr)
+            warn(f"note: the cell with the tag 'parameters' does not assign {unknown}")
     arguments = _kernel_arguments(options)
     if options.id is None and (options.from_start or options.rerun != "ask"):
         raise NotebookError(str(path), "--rerun and --from-start are for durable runs: give the run an --id")
@@ -343,7 +440,7 @@ def _run(options: argparse.Namespace) -> int:
         if run.has_begun:
             files.write(notebook, output)
             if not options.json:
-                print(f"written: {output}", file=sys.stderr)
+                warn(f"written: {output}")
     return status
 
 
@@ -375,11 +472,11 @@ def _list_runs(options: argparse.Namespace) -> int:
 
     found = asyncio.run(runs.listing())
     if options.json:
-        print(msgspec.json.encode(found).decode())
+        emit(msgspec.json.encode(found).decode())
         return OK
     for run in found:
         waits = f"  waits for {run.question}" if run.question else ""
-        print(f"{run.id}  {run.state}  {run.done} of {run.total} cells  {run.notebook}{waits}")
+        say(f"{run.id}  {run.state}  {run.done} of {run.total} cells  {run.notebook}{waits}")
     return OK
 
 
@@ -390,15 +487,15 @@ def _show_run(options: argparse.Namespace) -> int:
 
     run = asyncio.run(runs.detail(options.id))
     if options.json:
-        print(msgspec.json.encode(run).decode())
+        emit(msgspec.json.encode(run).decode())
         return OK
-    print(f"{run.id}: {run.state}, {run.done} of {run.total} cells of {run.notebook}")
+    say(f"{run.id}: {run.state}, {run.done} of {run.total} cells of {run.notebook}")
     for number, cell in enumerate(run.cells, 1):
         lost = f"; live only: {', '.join(cell.live_only)}" if cell.live_only else ""
         again = f", attempt {cell.attempt}" if cell.attempt > 1 else ""
-        print(f"  cell {number}: {cell.status}{again}{lost}")
+        say(f"  cell {number}: {cell.status}{again}{lost}")
     if run.question:
-        print(f"waits for an answer to {run.prompt!r}: capsule answer {run.question} TEXT")
+        say(f"waits for an answer to {run.prompt!r}: capsule answer {run.question} TEXT")
     return OK
 
 
@@ -406,7 +503,7 @@ def _cancel_run(options: argparse.Namespace) -> int:
     from capsule_kernel.batch import runs
 
     asyncio.run(runs.cancel(options.id))
-    print(f'{{"canceled":"{options.id}"}}' if options.json else f"canceled {options.id}")
+    say(f'{{"canceled":"{options.id}"}}' if options.json else f"canceled {options.id}")
     return OK
 
 
@@ -444,15 +541,15 @@ def _install(options: argparse.Namespace) -> int:
             raise KernelSpecError(name=options.name, reason=f"--env {name}: not a name of an environment variable")
     place = _place(options) or kernelspec.Place(kind="system")
     folder = kernelspec.install(place, name=options.name, display_name=options.display_name, env=dict(options.env))
-    print(f"installed the kernelspec {options.name} in {folder}")
+    say(f"installed the kernelspec {options.name} in {folder}")
     if not kernelspec.is_listed(folder):
-        print(f"note: the Jupyter of this environment does not look there; set JUPYTER_PATH={folder.parent.parent}")
+        say(f"note: the Jupyter of this environment does not look there; set JUPYTER_PATH={folder.parent.parent}")
     return OK
 
 
 def _uninstall(options: argparse.Namespace) -> int:
     folder = kernelspec.uninstall(_place(options), name=options.name)
-    print(f"removed the kernelspec {options.name} from {folder}")
+    say(f"removed the kernelspec {options.name} from {folder}")
     return OK
 
 
@@ -464,7 +561,7 @@ def _list_promises(options: argparse.Namespace) -> int:
         store.tick()
         while page := store.search(prefix=options.prefix, state=None if options.all else "pending", after=after):
             for promise in page:
-                print(f"{promise.state:<17} {promise.kind or '-':<8} {promise.id}")
+                say(f"{promise.state:<17} {promise.kind or '-':<8} {promise.id}")
             after = page[-1].id
     return OK
 
@@ -475,7 +572,7 @@ def _collect_promises(options: argparse.Namespace) -> int:
     with closing(Store(_existing_promises(options.file), Clock())) as store:
         collected = store.collect(options.days)
     assert collected is not None
-    print(f"let go of {collected.promises} promises and {collected.entries} lines of the log")
+    say(f"let go of {collected.promises} promises and {collected.entries} lines of the log")
     return OK
 
 
@@ -495,14 +592,14 @@ def _list_questions(options: argparse.Namespace) -> int:
 
     found = questions.pending(file=options.file)
     if options.json:
-        print(msgspec.json.encode(found).decode())
+        emit(msgspec.json.encode(found).decode())
         return OK
     now_ms = Clock().unix_ms()
     for question in found:
         minutes = (now_ms - question.asked_at_ms) // 60_000
         secret = " (password)" if question.password else ""
         left = " (nobody waits: its process has ended)" if question.is_left else ""
-        print(f"{question.id}  {minutes} min  {question.session}  {question.prompt!r}{secret}{left}")
+        say(f"{question.id}  {minutes} min  {question.session}  {question.prompt!r}{secret}{left}")
     return OK
 
 
@@ -515,24 +612,12 @@ def _answer_question(options: argparse.Namespace) -> int:
     question = questions.find(options.id, file=options.file)
     text = options.text
     if question.password and text is not None:
-        print(
-            "capsule answer: a password is not given as an argument, where others see it: leave it out", file=sys.stderr
-        )
+        warn("capsule answer: a password is not given as an argument, where others see it: leave it out")
         return MISUSED
     if text is None:
-        text = _asked(question.prompt, is_secret=question.password)
+        text = terminal.answer_to(question.id, question.prompt, is_secret=question.password)
     questions.answer(options.id, text, file=options.file)
     return OK
-
-
-def _asked(prompt: str, *, is_secret: bool) -> str:
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\n")
-    if is_secret:
-        import getpass
-
-        return getpass.getpass(prompt)
-    return input(prompt)
 
 
 def _list_checkpoints(options: argparse.Namespace) -> int:
@@ -543,9 +628,9 @@ def _list_checkpoints(options: argparse.Namespace) -> int:
 
     found = checkpoints.listing(options.session, folder=options.folder)
     if options.json:
-        print(msgspec.json.encode(found).decode())
+        emit(msgspec.json.encode(found).decode())
         return OK
-    print("\n\n".join(as_text(each) for each in found) or "no checkpoints")
+    emit("\n\n".join(as_text(all_printable(each)) for each in found) or "no checkpoints")
     return OK
 
 
@@ -562,9 +647,9 @@ def _show_checkpoint(options: argparse.Namespace) -> int:
             name: {"status": entry.status, "reason": entry.reason, "kind": entry.kind, "shape": entry.shape}
             for name, entry in manifest.captured.names.items()
         }
-        print(msgspec.json.encode({"about": manifest.about, "changes": manifest.changes, "names": names}).decode())
+        emit(msgspec.json.encode({"about": manifest.about, "changes": manifest.changes, "names": names}).decode())
         return OK
-    print(as_detail(options.number, manifest))
+    emit(as_detail(options.number, all_printable(manifest)))
     return OK
 
 
@@ -572,7 +657,7 @@ def _delete_checkpoints(options: argparse.Namespace) -> int:
     from capsule_kernel import checkpoints
 
     checkpoints.delete(options.numbers, folder=options.folder)
-    print(f"deleted {len(options.numbers)}; `capsule checkpoints gc` gives back their room")
+    say(f"deleted {len(options.numbers)}; `capsule checkpoints gc` gives back their room")
     return OK
 
 
@@ -582,8 +667,8 @@ def _collect_checkpoints(options: argparse.Namespace) -> int:
 
     swept = checkpoints.collect(folder=options.folder)
     for note in swept.notes:
-        print(note, file=sys.stderr)
-    print(f"let go of {swept.deleted_checkpoints} checkpoints, gave back {size(max(0, swept.freed_bytes))}")
+        warn(note)
+    say(f"let go of {swept.deleted_checkpoints} checkpoints, gave back {size(max(0, swept.freed_bytes))}")
     return OK
 
 
@@ -598,15 +683,15 @@ def _replay(options: argparse.Namespace) -> int:
         content = notebook.read(options.into)
         count = replay.fill(content, cells)
         notebook.write(content, options.into)
-        print(f"{count} cells of {options.into} have their outputs")
+        say(f"{count} cells of {options.into} have their outputs")
         return OK
     for cell in cells:
         number = "" if cell.execution_count is None else f"[{cell.execution_count}] "
-        print(f"--- {number}{cell.state}: {cell.code.partition(chr(10))[0]}")
+        say(f"--- {number}{cell.state}: {cell.code.partition(chr(10))[0]}")
         if cell.dropped:
-            print(f"({cell.dropped} earlier messages are no longer kept)")
+            say(f"({cell.dropped} earlier messages are no longer kept)")
         for output in cell.outputs():
-            print(_output_text(output).removesuffix("\n"))
+            emit(_output_text(output).removesuffix("\n"))
     return OK
 
 
@@ -623,4 +708,4 @@ def _place(options: argparse.Namespace) -> kernelspec.Place | None:
         return kernelspec.Place(kind="user")
     if options.sys_prefix:
         return kernelspec.Place(kind="prefix", prefix=sys.prefix)
-    return kernelspec.Place(kind="prefix", prefix=options.prefix) if options.prefix else None
+    return kernelspec.Place(kind="prefix", prefix=options.prefix) if options.prefix is not None else None

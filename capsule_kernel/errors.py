@@ -127,6 +127,25 @@ class ReplayUnavailable(CapsuleError):
         return f"capsule_replay_request failed: {self.reason}; only kernels of Capsule know it"
 
 
+class OutputUnavailable(CapsuleError):
+    """Standard output cannot be written; what the command did is done.
+
+    Attributes:
+        reason: the system's words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"standard output cannot be written: {self.reason}"
+
+
+class ReaderGone(OutputUnavailable):
+    """Who read standard output wants no more of it."""
+
+
 class WorkerStartError(CapsuleError):
     """No worker could be started.
 
@@ -395,6 +414,23 @@ class QuestionClosed(PromiseError):
 
     def __str__(self) -> str:
         return f"{self.promise_id} cannot be answered: {self.reason}"
+
+
+class AnswerMissing(PromiseError):
+    """No answer to a question was given: it stays open.
+
+    Attributes:
+        promise_id: the question's.
+        reason: what came instead.
+    """
+
+    def __init__(self, promise_id: str, reason: str) -> None:
+        super().__init__(promise_id, reason)
+        self.promise_id = promise_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"question {self.promise_id} stays open: {self.reason}; give the answer as an argument, or --refuse"
 
 
 class PromiseRejected(PromiseError):

@@ -6,6 +6,7 @@ import pytest
 
 from capsule_kernel import errors
 from capsule_kernel.errors import (
+    AnswerMissing,
     BindError,
     CapsuleError,
     CheckpointDeclined,
@@ -24,11 +25,13 @@ from capsule_kernel.errors import (
     NotebookError,
     NotebookRunError,
     OutputTooLarge,
+    OutputUnavailable,
     PromiseNotFound,
     PromiseRejected,
     PromisesUnavailable,
     ProtocolError,
     QuestionClosed,
+    ReaderGone,
     ReplayUnavailable,
     RunUnavailable,
     StoreDamaged,
@@ -82,6 +85,12 @@ SAMPLES: list[tuple[CapsuleError, list[str]]] = [
     (InvalidPromiseId("a b"), ["'a b' cannot be part of a promise's id", "use letters, digits"]),
     (PromiseNotFound("exec:k-3"), ["no promise 'exec:k-3'"]),
     (QuestionClosed("k-3:input:1", "it was answered"), ["k-3:input:1 cannot be answered", "it was answered"]),
+    (
+        AnswerMissing("k-3:input:1", "the input ended"),
+        ["question k-3:input:1 stays open", "the input ended", "as an argument, or --refuse"],
+    ),
+    (OutputUnavailable("No space left on device"), ["standard output cannot be written", "No space left"]),
+    (ReaderGone("Broken pipe"), ["standard output cannot be written", "Broken pipe"]),
     (RunUnavailable("nightly-42", "process 7 runs it now"), ["run nightly-42", "process 7 runs it now"]),
     (PromiseRejected("promise.create", 401, "no token"), ["promise.create", "status 401", "no token"]),
     (TaskHeld("nightly-42", "process 7"), ["nightly-42 is run by process 7", "end that process"]),
