@@ -6,7 +6,6 @@ Exit status 2 means that it was used wrongly; the text says how.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel import __version__, kernelspec, terminal
+from capsule_kernel import __version__, terminal
 from capsule_kernel.clock import Clock
 from capsule_kernel.errors import (
     CapsuleError,
@@ -31,6 +30,7 @@ from capsule_kernel.terminal import all_printable, emit, say, warn
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+    from capsule_kernel import kernelspec
     from capsule_kernel.batch.durable import DurableRun
     from capsule_kernel.batch.events import Observer
 
@@ -51,12 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 when a cell failed or something could not be done, 2 for a wrong use, 128 + n after
         signal n.
     """
-    terminal.open_streams()
     try:
-        return _ended(_status_of(argv))
-    except SystemExit as exc:
-        # argparse has shown help, or said what was wrong.
-        sys.exit(_ended(MISUSED if exc.code else OK))
+        terminal.open_streams()
+        try:
+            return _ended(_status_of(argv))
+        except SystemExit as exc:
+            # argparse has shown help, or said what was wrong.
+            sys.exit(_ended(MISUSED if exc.code else OK))
+    except KeyboardInterrupt:
+        warn("capsule: interrupted")
+        return INTERRUPTED
 
 
 def _ended(status: int) -> int:
@@ -82,9 +86,6 @@ def _status_of(argv: Sequence[str] | None) -> int:
         warn(f"capsule: {exc}")
         misused = isinstance(exc, NotebookError) and not isinstance(exc, NotebookRunError)
         return MISUSED if misused else FAILED
-    except KeyboardInterrupt:
-        warn("capsule: interrupted")
-        return INTERRUPTED
     except OSError as exc:
         reason = _system_reason(exc)
         if not reason:
@@ -187,6 +188,8 @@ def _add_run(commands: _Commands) -> None:
 
 
 def _add_install(commands: _Commands) -> None:
+    from capsule_kernel import kernelspec
+
     command = commands.add_parser(
         "install",
         help="install a kernelspec",
@@ -215,6 +218,8 @@ def _add_install(commands: _Commands) -> None:
 
 
 def _add_uninstall(commands: _Commands) -> None:
+    from capsule_kernel import kernelspec
+
     command = commands.add_parser(
         "uninstall",
         help="remove a kernelspec that `capsule install` made",
@@ -398,6 +403,8 @@ def _days(text: str) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    import asyncio
+
     from capsule_kernel.batch import notebook as files
     from capsule_kernel.batch import parameters
     from capsule_kernel.batch.display import stderr_display
@@ -405,9 +412,9 @@ def _run(options: argparse.Namespace) -> int:
     from capsule_kernel.batch.runner import NotebookRun
 
     path: Path = options.notebook
+    notebook = files.read(path)
     output: Path = options.output or path.with_name(f"{path.stem}.executed.ipynb")
     cwd: Path = options.cwd or path.absolute().parent
-    notebook = files.read(path)
     if not cwd.is_dir():
         raise NotebookError(str(path), f"the folder {cwd} (--cwd) does not exist")
     files.check_writable(output)
@@ -441,6 +448,8 @@ def _run(options: argparse.Namespace) -> int:
             files.write(notebook, output)
             if not options.json:
                 warn(f"written: {output}")
+    if display.trouble:
+        raise OutputUnavailable(display.trouble)
     return status
 
 
@@ -452,8 +461,10 @@ def _durable_run(
 
     if options.kernel is not None:
         raise NotebookError(str(options.notebook), "a durable run (--id) needs the Capsule kernel: leave out --kernel")
+    name = options.notebook.name
     how = RunOptions(
-        name=options.notebook.name,
+        # It is recorded, where only text is; other bytes in it stand escaped.
+        name=name if terminal.is_text(name) else terminal.printable(name),
         cwd=str(cwd),
         run_id=options.id,
         policy=options.rerun,
@@ -466,6 +477,8 @@ def _durable_run(
 
 
 def _list_runs(options: argparse.Namespace) -> int:
+    import asyncio
+
     import msgspec
 
     from capsule_kernel.batch import runs
@@ -481,6 +494,8 @@ def _list_runs(options: argparse.Namespace) -> int:
 
 
 def _show_run(options: argparse.Namespace) -> int:
+    import asyncio
+
     import msgspec
 
     from capsule_kernel.batch import runs
@@ -500,6 +515,8 @@ def _show_run(options: argparse.Namespace) -> int:
 
 
 def _cancel_run(options: argparse.Namespace) -> int:
+    import asyncio
+
     from capsule_kernel.batch import runs
 
     asyncio.run(runs.cancel(options.id))
@@ -536,6 +553,8 @@ def _kernel_arguments(options: argparse.Namespace) -> list[str]:
 
 
 def _install(options: argparse.Namespace) -> int:
+    from capsule_kernel import kernelspec
+
     for name, _ in options.env:
         if not name or "=" in name:
             raise KernelSpecError(name=options.name, reason=f"--env {name}: not a name of an environment variable")
@@ -548,6 +567,8 @@ def _install(options: argparse.Namespace) -> int:
 
 
 def _uninstall(options: argparse.Namespace) -> int:
+    from capsule_kernel import kernelspec
+
     folder = kernelspec.uninstall(_place(options), name=options.name)
     say(f"removed the kernelspec {options.name} from {folder}")
     return OK
@@ -704,6 +725,8 @@ def _output_text(output: dict[str, Any]) -> str:
 
 
 def _place(options: argparse.Namespace) -> kernelspec.Place | None:
+    from capsule_kernel import kernelspec
+
     if options.user:
         return kernelspec.Place(kind="user")
     if options.sys_prefix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_what_a_stream_cannot_encode_is_escaped(home: Home, env: dict[str, str])
     done = home.command("inputs", **env, PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0, done.stderr
     assert r"\xe9 \u2192 a.ipynb" in done.stdout
+
+
+def test_closed_streams_are_nowhere_for_children_too(home: Home) -> None:
+    child = "for each in 0 1; do readlink /proc/$$/fd/$each >&2; done"
+    code = "import subprocess; from capsule_kernel import terminal; terminal.open_streams(); "
+    code += f"subprocess.run({child!r}, shell=True)"
+    (home.folder / "script.py").write_text(code)
+    done = home.shell(f"{sys.executable} script.py <&- >&-")
+    assert done.stderr == "/dev/null\n" * 2
 
 
 # --- the system ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from capsule_kernel.batch.events import Observer, RunWaits
 from capsule_kernel.promises import names
 from capsule_kernel.promises.client import Promises
 from capsule_kernel.promises.model import Promise
+from capsule_kernel.terminal import printable
 
 _YES = frozenset({"rerun", "yes", "y", "again", "1"})
 _NO = frozenset({"no", "n", "0"})
@@ -58,7 +59,9 @@ async def _answered(promises: Promises, observer: Observer, promise_id: str, pro
     promise = created.promise
     if promise.is_pending:
         observer(RunWaits(question=promise_id, prompt=prompt))
-        asked = asyncio.create_task(_ask_here(promises, promise_id, prompt)) if sys.stdin.isatty() else None
+        # There is no standard input in a process that has closed it.
+        is_here = sys.stdin is not None and sys.stdin.isatty()
+        asked = asyncio.create_task(_ask_here(promises, promise_id, prompt)) if is_here else None
         try:
             promise = await promises.wait(promise_id)
         finally:
@@ -69,7 +72,7 @@ async def _answered(promises: Promises, observer: Observer, promise_id: str, pro
 
 
 async def _ask_here(promises: Promises, promise_id: str, prompt: str) -> None:
-    sys.stderr.write(prompt)
+    sys.stderr.write(printable(prompt))
     sys.stderr.flush()
     text = await _line_of(sys.stdin)
     if text:

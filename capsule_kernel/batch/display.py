@@ -23,6 +23,7 @@ from capsule_kernel.batch.events import (
     RunStarted,
     RunWaits,
 )
+from capsule_kernel.terminal import printable, silence
 
 REDRAW_MS = 100
 
@@ -32,11 +33,16 @@ _ERASE_LINE = "\r\x1b[2K"
 
 
 class RunDisplay:
-    """An observer that prints. `close()` ends its thread and leaves a clean line."""
+    """An observer that prints. `close()` ends its thread and leaves a clean line.
+
+    Attributes:
+        trouble: why outputs could not be printed; empty: they were, or nobody reads them any more.
+    """
 
     def __init__(self, out: TextIO, err: TextIO, environ: Mapping[str, str]) -> None:
         self._out = out
         self._err = err
+        self.trouble = ""
         plain = bool(environ.get("NO_COLOR"))
         self._out_colored = out.isatty() and not plain
         self._err_colored = err.isatty() and not plain
@@ -104,6 +110,7 @@ class RunDisplay:
 
     def _say(self, text: str, style: str = "") -> None:
         """Write a lasting line of progress."""
+        text = printable(text)
         text = f"\x1b[{style}m{text}\x1b[0m" if style and self._err_colored else text
         self._write(self._err, f"{_ERASE_LINE if self._live else ''}{text}\n")
 
@@ -135,10 +142,12 @@ class RunDisplay:
         try:
             stream.write(text)
             stream.flush()
-        except BrokenPipeError:
-            # The reader went away (`capsule run … | head`): the run goes on, and its notebook is written.
-            if stream is self._out:
-                self._out = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115,PTH123 - lives as long as we do
+        except OSError as exc:
+            # The reader went away (`capsule run … | head`), or the disk is full: the run goes on, and its notebook is
+            # written.
+            if stream is self._out and not isinstance(exc, BrokenPipeError):
+                self.trouble = exc.strerror or str(exc)
+            silence(stream)
 
     def _redraw(self) -> None:
         while not self._closed.wait(REDRAW_MS / 1000):
@@ -165,7 +174,7 @@ def _seconds(duration_ms: float) -> str:
 
 def _first_line(source: str) -> str:
     lines = source.strip().splitlines()
-    return _CONTROL.sub("", lines[0]) + (" …" if len(lines) > 1 else "")
+    return printable(_CONTROL.sub("", lines[0])) + (" …" if len(lines) > 1 else "")
 
 
 def _clip(text: str, width: int) -> str:
@@ -220,8 +229,5 @@ def _bytes(size: int) -> str:
 
 
 def stderr_display(environ: Mapping[str, str]) -> RunDisplay:
-    """The display of a command: the process's own streams; what they cannot encode is escaped."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    """The display of a command: the process's own streams."""
     return RunDisplay(sys.stdout, sys.stderr, environ)

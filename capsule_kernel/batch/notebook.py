@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import nbformat
 from nbformat import NotebookNode
 
 from capsule_kernel.errors import NotebookError, NotebookRunError
+
+# JSON can write it, UTF-8 cannot.
+_HALF = re.compile("[\ud800-\udfff]")
 
 SKIP_TAG = "skip-execution"
 """Cells with this tag are not executed (nbclient's convention)."""
@@ -22,7 +27,8 @@ def read(path: Path) -> NotebookNode:
         NotebookError: the file is missing, unreadable, or not a notebook.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Other programs put a mark of the byte order before UTF-8.
+        text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text)
     except FileNotFoundError as exc:
         raise NotebookError(str(path), "no such file") from exc
@@ -34,6 +40,12 @@ def read(path: Path) -> NotebookNode:
         raise NotebookError(str(path), f"not a notebook: no UTF-8 text at byte {exc.start}") from exc
     except json.JSONDecodeError as exc:
         reason = f"not a notebook: no JSON at line {exc.lineno}, column {exc.colno} ({exc.msg})"
+        raise NotebookError(str(path), reason) from exc
+    except RecursionError as exc:
+        raise NotebookError(str(path), "not a notebook: its JSON is nested too deeply") from exc
+    except ValueError as exc:
+        # Python reads no longer ones: the time that takes grows with the square of their length.
+        reason = f"not a notebook: a number in it has more than {sys.get_int_max_str_digits()} digits"
         raise NotebookError(str(path), reason) from exc
     if not isinstance(content, dict) or not isinstance(content.get("nbformat"), int):
         raise NotebookError(str(path), "not a notebook: it has no 'nbformat' number")
@@ -48,6 +60,11 @@ def read(path: Path) -> NotebookNode:
     if trouble:
         reason = str(next(iter(trouble.values()))).partition("\n\n")[0]
         raise NotebookError(str(path), f"not a valid notebook: {reason}")
+    for number, cell in enumerate(notebook.cells, 1):
+        half = _HALF.search(cell.source) if cell.cell_type == "code" else None
+        if half is not None:
+            reason = f"not text: cell {number} has half of a surrogate pair ({half.group()!r}); take it out"
+            raise NotebookError(str(path), reason)
     return notebook
 
 
@@ -74,13 +91,14 @@ def write(notebook: NotebookNode, path: Path) -> None:
     """
     target = path.resolve()
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    text = nbformat.writes(notebook) + "\n"
+    # What UTF-8 cannot write stands in JSON as it came: `\ud800`, which is how Python escapes it too.
+    data = (nbformat.writes(notebook) + "\n").encode(errors="backslashreplace")
     try:
         if target.exists() and not target.is_file():  # /dev/null, a pipe: nothing to replace
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(data)
             return
         try:
-            fresh.write_text(text, encoding="utf-8")
+            fresh.write_bytes(data)
             if target.exists():
                 shutil.copymode(target, fresh)
             fresh.replace(target)

@@ -20,6 +20,7 @@ from capsule_kernel.batch.events import (
     RunStarted,
     RunWaits,
 )
+from capsule_kernel.terminal import silence
 
 _NAMES = {
     RunStarted: "run-started",
@@ -33,11 +34,16 @@ _NAMES = {
 
 
 class JSONProgress:
-    """An observer that writes lines of JSON."""
+    """An observer that writes lines of JSON.
+
+    Attributes:
+        trouble: why they could not be written; empty: they were, or nobody reads them any more.
+    """
 
     def __init__(self, out: TextIO, now: Callable[[], str]) -> None:
         self._out = out
         self._now = now
+        self.trouble = ""
 
     def __call__(self, event: RunEvent) -> None:
         """Write one event."""
@@ -45,9 +51,11 @@ class JSONProgress:
         try:
             self._out.write(json.dumps(record) + "\n")
             self._out.flush()
-        except BrokenPipeError:
-            # The reader went away: the run goes on, and its notebook is written.
-            self._out = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as we do
+        except OSError as exc:
+            # The reader went away, or the disk is full: the run goes on, and its notebook is written.
+            if not isinstance(exc, BrokenPipeError):
+                self.trouble = exc.strerror or str(exc)
+            silence(self._out)
 
     def open(self) -> None:
         """Nothing has to be prepared."""
