@@ -5,7 +5,7 @@ top where there is none, and in the place of the one that an earlier run has lef
 """
 
 import ast
-import keyword
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +27,7 @@ def parse(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"{text!r}: expected NAME=VALUE")
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not _is_assignable(name):
         raise ValueError(f"{name!r} is not a name in Python; expected NAME=VALUE")
     try:
         return name, ast.literal_eval(value)
@@ -44,7 +44,7 @@ def inject(notebook: NotebookNode, parameters: Mapping[str, Any], *, name: str) 
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     if str(language).lower() not in {"python", "ipython"}:
         raise NotebookError(name, f"written for {language}: parameters can be given to Python only")
-    lines = [f"{each} = {value!r}" for each, value in parameters.items()]
+    lines = [f"{each} = {_literal(value)}" for each, value in parameters.items()]
     injected = new_code_cell("\n".join(["# Parameters", *lines]), metadata={"tags": [INJECTED_TAG]})
     if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
         del injected["id"]
@@ -56,6 +56,48 @@ def inject(notebook: NotebookNode, parameters: Mapping[str, Any], *, name: str) 
         cells.insert(0 if given is None else given + 1, injected)
     known = set() if given is None else _assigned(cells[given].source)
     return [each for each in parameters if each not in known] if given is not None else []
+
+
+def _is_assignable(name: str) -> bool:
+    if not name.isidentifier():
+        return False
+    try:
+        # Keywords are not, nor is `__debug__`; other ways to write their letters are the same name.
+        compile(f"{name} = 0", "<name>", "exec")
+    except (SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _literal(value: Any) -> str:
+    """Return the code of a value, the same in each process: a cell that differs would count as changed."""
+    kind = type(value)
+    if kind is float:
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    if kind is complex:
+        is_finite = math.isfinite(value.real) and math.isfinite(value.imag)
+        return repr(value) if is_finite else f"complex({_literal(value.real)}, {_literal(value.imag)})"
+    if kind is dict:
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(each)}" for key, each in value.items()) + "}"
+    if kind is list:
+        return f"[{', '.join(map(_literal, value))}]"
+    if kind is tuple:
+        return f"({', '.join(map(_literal, value))}{',' if len(value) == 1 else ''})"
+    if kind in {set, frozenset} and value:
+        # Texts have another order in a set in each process.
+        items = f"{{{', '.join(map(_literal, sorted(value, key=_rank)))}}}"
+        return items if kind is set else f"frozenset({items})"
+    return repr(value)
+
+
+def _rank(value: Any) -> tuple[str, float, str]:
+    """Return where a value stands in a set that is written: numbers by their size, others by their code."""
+    if isinstance(value, int | float):
+        try:
+            return "", float(value), repr(value)
+        except OverflowError:
+            pass
+    return type(value).__name__, 0.0, _literal(value)
 
 
 def _tagged(cells: list[NotebookNode], tag: str) -> int | None:

@@ -44,6 +44,46 @@ def test_what_is_no_parameter_is_refused(text: str) -> None:
         parameters.parse(text)
 
 
+@pytest.mark.parametrize("name", ["__debug__", "__\uff44ebug__", "True"])
+def test_what_python_does_not_assign_is_no_parameter(name: str) -> None:
+    with pytest.raises(ValueError, match="expected NAME=VALUE"):
+        parameters.parse(f"{name}=1")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"b", "a", "c"}, "{'a', 'b', 'c'}"),
+        (frozenset({"b", "a"}), "frozenset({'a', 'b'})"),
+        ({frozenset({"b", "a"}), frozenset({"c", "a"}), 1}, "{1, frozenset({'a', 'b'}), frozenset({'a', 'c'})}"),
+        ({10, 9, 2.5}, "{2.5, 9, 10}"),
+        ([{"b", "a"}, ({"d", "c"},)], "[{'a', 'b'}, ({'c', 'd'},)]"),
+        ({"k": {"b", "a"}, "a": ()}, "{'k': {'a', 'b'}, 'a': ()}"),
+        (set(), "set()"),
+        (frozenset(), "frozenset()"),
+        (float("inf"), 'float("inf")'),
+        ([-float("inf"), (1.5,)], '[float("-inf"), (1.5,)]'),
+        ({"x": complex(float("-inf"), 2)}, '{"x": complex(float("-inf"), 2.0)}'.replace('"x"', "'x'")),
+        (complex(0, -1), "-1j"),
+        ("a\udcff", r"'a\udcff'"),
+    ],
+)
+def test_a_value_is_written_the_same_in_each_process_and_reads_as_itself(value: Any, text: str) -> None:
+    notebook = new_notebook()
+    parameters.inject(notebook, {"x": value}, name="n")
+    (source,) = sources(notebook)
+    assert source == f"# Parameters\nx = {text}"
+    names: dict[str, Any] = {}
+    exec(source, names)
+    assert names["x"] == value
+
+
+def test_what_is_no_number_is_written_too() -> None:
+    notebook = new_notebook()
+    parameters.inject(notebook, {"x": float("nan"), "y": parameters.parse("y=1e999")[1]}, name="n")
+    assert sources(notebook) == ['# Parameters\nx = float("nan")\ny = float("inf")']
+
+
 def sources(notebook: Any) -> list[str]:
     return [cell.source for cell in notebook.cells]
 
