@@ -9,15 +9,19 @@ The messages themselves are described in `docs/reconnect.md`.
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from capsule_kernel.errors import ReplayUnavailable
+from capsule_kernel.errors import ConnectionFileError, ReplayUnavailable
 
 _REPLY = "capsule_replay_reply"
+_PORT = "control_port"
+_WHICH = "give the kernel's, as `jupyter --runtime-dir` has it, or a part of its name"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,12 +145,15 @@ def connected(connection_file: str) -> Iterator[Any]:
 
     Raises:
         ReplayUnavailable: there is no such file, or it cannot be read.
+        ConnectionFileError: it is another kind of file.
     """
     from jupyter_client.blocking.client import BlockingKernelClient
     from jupyter_client.connect import find_connection_file
 
     try:
-        client = BlockingKernelClient(connection_file=find_connection_file(connection_file))
+        path = find_connection_file(connection_file)
+        _check_is_connection(path)
+        client = BlockingKernelClient(connection_file=path)
         client.load_connection_file()
     except (OSError, ValueError) as exc:
         raise ReplayUnavailable(f"connection file {connection_file!r}: {exc}") from exc
@@ -173,6 +180,15 @@ def fill(notebook: Any, cells: Iterable[Cell]) -> int:
             each.execution_count = cell.execution_count
             count += 1
     return count
+
+
+def _check_is_connection(path: str) -> None:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise ConnectionFileError(path, f"it is none: no JSON; {_WHICH}") from exc
+    if not isinstance(content, dict) or not isinstance(content.get(_PORT), int):
+        raise ConnectionFileError(path, f"it is none: it has no {_PORT!r}; {_WHICH}")
 
 
 def _ask(client: Any, msg_id: str | None, *, republish: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,28 @@ def test_names_of_notebooks_cannot_drive_the_terminal(home: Home) -> None:
     done = home.command("run", "\x1b[2J.ipynb")
     assert done.returncode == 2
     one_line(done, r"\x1b[2J.ipynb")
+
+
+# --- replay ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("{}", "it has no 'control_port'"),
+        ("[]", "it has no 'control_port'"),
+        ("text", "no JSON"),
+        ("\xff", "no JSON"),
+    ],
+)
+def test_what_is_no_connection_file_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, part: str
+) -> None:
+    path = tmp_path / "p.ipynb"
+    path.write_text(content, encoding="latin-1")
+    began = time.monotonic()
+    assert main(["replay", str(path)]) == 1
+    assert time.monotonic() - began < 5
+    error = capsys.readouterr().err
+    assert f"connection file {path}: it is none: {part}" in error
+    assert error.count("\n") == 1
