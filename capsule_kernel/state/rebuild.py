@@ -146,6 +146,16 @@ def value_of_builtin(base: type, cls: type, value: Any) -> Any:
     return base.__new__(cls, value)
 
 
+def fill_set(made: set[Any], state: tuple[set[Any], Any]) -> None:
+    """Give a set of a derived class its items and attributes, without the class's own methods for the items."""
+    items, attributes = state
+    set.update(made, items)
+    if hasattr(type(made), "__setstate__") and attributes is not None:
+        made.__setstate__(attributes)  # type: ignore[attr-defined]
+    else:
+        fill_plain(made, attributes)
+
+
 def method(function: Callable[..., Any], owner: Any) -> types.MethodType:
     """Return a bound method."""
     return types.MethodType(function, owner)

@@ -33,6 +33,10 @@ def reducer_of(cls: type) -> Reducer | None:
         return found
     if issubclass(cls, types.ModuleType):
         return code.REDUCERS["builtins.module"]
+    if cls.__module__ == "__main__":
+        of_set = _set_reducer(cls)
+        if of_set is not None:
+            return of_set
     if cls.__module__ == "__main__" and (
         cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
     ):
@@ -71,11 +75,41 @@ def _refusal(reason: str) -> Reducer:
     return refuse
 
 
-def _derived(base: type) -> Reducer:
+def _derived(base: Any) -> Reducer:
     def reduce_(value: Any, _pickler: RecordPickler) -> Any:
-        return rebuild.value_of_builtin, (base, type(value), base(value)), getattr(value, "__dict__", None) or None
+        # Converting it would ask the class, which may answer with something else than what it holds.
+        content = base(*base.__getnewargs__(value))
+        return rebuild.value_of_builtin, (base, type(value), content), *_state_of(value)
 
     return reduce_
+
+
+def _set_reducer(cls: Any) -> Reducer | None:
+    """Return what takes a class of sets apart without its constructor, None where the class says itself how."""
+    if cls.__reduce_ex__ is not object.__reduce_ex__:
+        return None
+    if issubclass(cls, frozenset):
+        return _frozen_set if cls.__reduce__ is frozenset.__reduce__ else None
+    return _set if issubclass(cls, set) and cls.__reduce__ is set.__reduce__ else None
+
+
+def _frozen_set(value: frozenset[Any], _pickler: RecordPickler) -> Any:
+    content = frozenset(frozenset.__iter__(value))
+    return rebuild.value_of_builtin, (frozenset, type(value), content), *_state_of(value)
+
+
+def _set(value: set[Any], _pickler: RecordPickler) -> Any:
+    # What is in it may hold the set itself: it is filled when it is there.
+    state = (set(set.__iter__(value)), _state_of(value)[0])
+    return rebuild.value_of_builtin, (set, type(value), ()), state, None, None, rebuild.fill_set
+
+
+def _state_of(value: Any) -> tuple[Any, ...]:
+    """Return a value's attributes and slots, as its class gives them, and how they are put back."""
+    state = value.__getstate__()
+    # Pickle would ask an object that is still empty for `__setstate__`, and so its `__getattr__`.
+    setter = None if hasattr(type(value), "__setstate__") else rebuild.fill_plain
+    return (state, None, None, setter) if state is not None and setter is not None else (state,)
 
 
 def _asks_itself(cls: Any) -> bool:
@@ -97,7 +131,7 @@ def _plain(value: Any, _pickler: RecordPickler) -> Any:
     return reduced if reduced[2] is None else (*reduced, rebuild.fill_plain)
 
 
-_BASES = (tuple, str, bytes, int, float, complex, frozenset)
+_BASES = (tuple, str, bytes, int, float, complex)
 
 
 def _base_of(cls: type) -> type | None:
