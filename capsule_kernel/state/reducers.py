@@ -274,11 +274,12 @@ _THREAD_WORK = frozenset({"_target", "_args", "_kwargs"})
 
 def _context_variable(variable: contextvars.ContextVar[Any], _pickler: RecordPickler) -> Any:
     nothing: Any = revive.NOTHING
-    default = contextvars.Context().run(variable.get, nothing)
     try:
-        current = variable.get(nothing)
+        # In a context where nothing is set; what `get` is given would be preferred to the default.
+        default = contextvars.Context().run(variable.get)
     except LookupError:
-        current = nothing
+        default = nothing
+    current = variable.get(nothing)
     return revive.context_variable, (variable.name, default, current)
 
 

@@ -67,6 +67,13 @@ TRAPS = {
         "import contextvars; v = contextvars.ContextVar('v', default=1); v.set(2); w = contextvars.ContextVar('w')",
         "assert v.get() == 2 and w.get(None) is None and v.name == 'v'",
     ),
+    "context variables with a default, set and not set": (
+        "import contextvars; c = contextvars.ContextVar('c', default=[1]); d = contextvars.ContextVar('d', default=None)\n"
+        "e = contextvars.ContextVar('e', default=[]); e.set([2]); f = contextvars.ContextVar('f'); shared = c.get()",
+        "import contextvars\nempty = contextvars.Context()\nassert c.get() == [1] and c.get() is shared and d.get() is None\n"
+        "assert e.get() == [2] and empty.run(e.get) == [] and c not in contextvars.copy_context()\n"
+        "try: f.get()\nexcept LookupError: pass\nelse: raise AssertionError",
+    ),
     "names with underscores": ("_p = [1]; __q = 2; _ = 3", "assert _p == [1] and globals()['__q'] == 2 and _ == 3"),
     "what a library's function has made for its package, in a class of its own": (
         "from sympy import test, doctest\nkept = [test]",
