@@ -133,12 +133,36 @@ def exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     return made
 
 
+def bare_exception(base: type, cls: type[BaseException], given: tuple[Any, ...]) -> BaseException:
+    """Return an exception as `base` makes it: neither the constructor nor the `__new__` of its class is called."""
+    made: BaseException = base.__new__(cls, *given)
+    return made
+
+
 def fill_exception(made: BaseException, state: dict[str, Any]) -> None:
     """Give an exception its attributes and the exceptions that led to it."""
-    vars(made).update(state["dict"])
+    fill_plain(made, (state["dict"], state.get("slots")))
+    if "args" in state:
+        BaseException.args.__set__(made, state["args"])  # type: ignore[attr-defined]
+    descriptors = exception_fields(type(made))
+    for name, value in state.get("fields", {}).items():
+        descriptors[name].__set__(made, value)
     made.__cause__ = state["cause"]
     made.__context__ = state["context"]
     made.__suppress_context__ = state["suppress"]
+
+
+def exception_fields(cls: type) -> dict[str, Any]:
+    """Return what reads and writes the fields that the builtin bases of a class of exceptions add, by name."""
+    if issubclass(cls, BaseExceptionGroup):
+        return {}
+    return {
+        name: descriptor
+        for base in reversed(cls.__mro__)
+        if base.__module__ == "builtins" and base not in {BaseException, object}
+        for name, descriptor in vars(base).items()
+        if isinstance(descriptor, types.MemberDescriptorType | types.GetSetDescriptorType)
+    }
 
 
 def value_of_builtin(base: type, cls: type, value: Any) -> Any:

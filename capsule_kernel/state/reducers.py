@@ -34,21 +34,11 @@ def reducer_of(cls: type) -> Reducer | None:
     if issubclass(cls, types.ModuleType):
         return code.REDUCERS["builtins.module"]
     if cls.__module__ == "__main__":
-        of_set = _set_reducer(cls)
-        if of_set is not None:
-            return of_set
-    if cls.__module__ == "__main__" and (
-        cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__
-    ):
-        own = _own_reduce
-        if not issubclass(cls, BaseException) or cls.__reduce__ not in _PLAIN_EXCEPTION_REDUCES:
-            return own
-    if cls.__module__ == "__main__":
-        builtin = _base_of(cls)
-        if builtin is not None:
-            return _derived(builtin)
+        found = _reducer_of_own(cls)
+        if found is not None:
+            return found
     if issubclass(cls, BaseException):
-        return _exception if cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES else None
+        return _exception if _is_plain_exception(cls) else None
     for ancestor in cls.__mro__:
         base = f"{ancestor.__module__}.{ancestor.__qualname__}"
         if base in ended.DERIVED:
@@ -66,6 +56,18 @@ def reducer_of(cls: type) -> Reducer | None:
         if name in reducers:
             return reducers[name]
     return arrays.reducer_of_subclass(cls) or (_plain if _asks_itself(cls) else None)
+
+
+def _reducer_of_own(cls: Any) -> Reducer | None:
+    """Return what takes the values of a class of the notebook apart, where it says how or is derived from a builtin."""
+    found = _set_reducer(cls)
+    if found is not None:
+        return found
+    is_plain = cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+    if not is_plain and not _is_plain_exception(cls):
+        return _own_reduce
+    builtin = _base_of(cls)
+    return None if builtin is None else _derived(builtin)
 
 
 def _refusal(reason: str) -> Reducer:
@@ -152,23 +154,60 @@ def _own_reduce(value: Any, _pickler: RecordPickler) -> Any:
     return reduced
 
 
+def _is_plain_exception(cls: Any) -> bool:
+    """Return whether a class of exceptions leaves to Python how they are taken apart."""
+    return (
+        issubclass(cls, BaseException)
+        and cls.__reduce__ in _PLAIN_EXCEPTION_REDUCES
+        and cls.__reduce_ex__ is object.__reduce_ex__
+    )
+
+
 def _exception(error: BaseException, pickler: RecordPickler) -> Any:
     if error.__traceback__ is not None:
         pickler.note("an exception comes back without its traceback")
     cls = type(error)
-    make: Any = rebuild.exception
-    args: Any = (cls, error.args)
-    if issubclass(cls, OSError | ImportError | SyntaxError | UnicodeError | BaseExceptionGroup):
-        # Their constructors keep what they were given in places of their own.
-        reduced: Any = error.__reduce__()
-        make, args = reduced[:2]
+    base = _native_base(cls)
+    given: tuple[Any, ...] = ()
+    if isinstance(error, BaseExceptionGroup):
+        # What is in a group is read-only: it is told when it is made.
+        given = tuple(vars(BaseExceptionGroup)[name].__get__(error) for name in ("message", "exceptions"))
+    elif base.__module__ != "builtins":
+        given = error.args
+    attributes: Any = object.__getstate__(error)
+    own, slots = attributes if isinstance(attributes, tuple) else (attributes, None)
     state = {
-        "dict": vars(error),
+        "dict": own or {},
+        "slots": slots or {},
+        "args": BaseException.args.__get__(error),  # type: ignore[attr-defined]
+        "fields": _fields(error),
         "cause": error.__cause__,
         "context": error.__context__,
         "suppress": error.__suppress_context__,
     }
-    return make, args, state, None, None, rebuild.fill_exception
+    return rebuild.bare_exception, (base, cls, given), state, None, None, rebuild.fill_exception
+
+
+def _native_base(cls: type) -> type:
+    """Return the nearest base whose `__new__` is not written in Python: nobody's constructor is asked for more."""
+    base: Any = cls
+    while not isinstance(vars(base).get("__new__"), types.BuiltinFunctionType):
+        base = base.__base__
+    return base  # type: ignore[no-any-return]
+
+
+def _fields(error: BaseException) -> dict[str, Any]:
+    """Return what builtin exceptions keep beside their arguments: the name that was not found, the file's name."""
+    found = {}
+    for name, descriptor in rebuild.exception_fields(type(error)).items():
+        try:
+            value = descriptor.__get__(error)
+        except AttributeError:
+            # It was never given, as the characters that were written before a block.
+            continue
+        if value is not None:
+            found[name] = value
+    return found
 
 
 _PLAIN_EXCEPTION_REDUCES = (
