@@ -41,14 +41,21 @@ def _ndarray(made: Any, pickler: RecordPickler) -> Any:
     base = _base_of(made)
     if isinstance(base, mmap.mmap):
         raise Unsaveable("it lies in memory that is mapped from a file or shared with other processes")
-    numpy = sys.modules["numpy"]
+    if _is_view(made, base, pickler):
+        return _view(made, base)
+    return NotImplemented if made.dtype.hasobject else (rebuild.array, _content(made))
+
+
+def _is_view(made: Any, base: Any, pickler: RecordPickler) -> bool:
     # Before the size is asked for: all views of a base are counted.
     is_view = pickler.is_view(base, made)
     is_larger = base is not made and made.nbytes > memoryview(base).nbytes if _has_buffer(base) else False
-    if is_view or is_larger or (isinstance(base, numpy.memmap) and base is not made):
-        return _view(made, base)
-    if made.dtype.hasobject:
-        return NotImplemented
+    return is_view or is_larger or (isinstance(base, sys.modules["numpy"].memmap) and base is not made)
+
+
+def _content(made: Any) -> tuple[Any, ...]:
+    """Return what an array with memory of its own is made of."""
+    numpy = sys.modules["numpy"]
     if made.flags.c_contiguous:
         order = "C"
     elif made.flags.f_contiguous:
@@ -58,15 +65,25 @@ def _ndarray(made: Any, pickler: RecordPickler) -> Any:
         order = "C" if made_flat.flags.c_contiguous else "F"
         if not (made_flat.flags.c_contiguous or made_flat.flags.f_contiguous):
             made_flat, order = numpy.ascontiguousarray(made), "C"
-        return rebuild.array, (_bytes_of(made_flat, order), made.dtype, made.shape, order, made.flags.writeable)
-    return rebuild.array, (_bytes_of(made, order), made.dtype, made.shape, order, made.flags.writeable)
+        return _bytes_of(made_flat, order), made.dtype, made.shape, order, made.flags.writeable
+    return _bytes_of(made, order), made.dtype, made.shape, order, made.flags.writeable
 
 
 def _subclass(made: Any, pickler: RecordPickler) -> Any:
     base = _base_of(made)
-    if isinstance(base, mmap.mmap) or not pickler.is_view(base, made):
+    if isinstance(base, mmap.mmap):
         return NotImplemented
-    return rebuild.view_as, (type(made), _view(made, base)[1]), vars(made), None, None, rebuild.fill_dict
+    own: Any = object.__getstate__(made)
+    if _is_view(made, base, pickler):
+        return rebuild.view_as, (type(made), _view(made, base)[1]), own, None, None, rebuild.fill_plain
+    ndarray = sys.modules["numpy"].ndarray
+    if made.dtype.hasobject:
+        make, args, content = ndarray.__reduce__(made)
+        return make, args, (content, own), None, None, rebuild.fill_array
+    # Seen as numpy's own: the class may have other methods under the same names.
+    args = (type(made), _content(ndarray.view(made, ndarray)))
+    make = rebuild.owned_array_as if made.flags.owndata else rebuild.array_as
+    return make, args, own, None, None, rebuild.fill_plain
 
 
 def _masked(made: Any, pickler: RecordPickler) -> Any:
@@ -150,7 +167,7 @@ def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None
     if cls.__qualname__ == "MaskedArray" and cls.__module__.startswith("numpy.ma"):
         return _masked
     if numpy is not None and issubclass(cls, numpy.ndarray) and not issubclass(cls, numpy.memmap):
-        return _subclass if cls.__reduce__ is numpy.ndarray.__reduce__ else None
+        return _subclass if _is_left_to_numpy(cls) else None
     if cls.__module__.partition(".")[0] != "pandas":
         return None
     internals = sys.modules.get("pandas._libs.internals")
@@ -160,6 +177,12 @@ def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None
     if base is not None and issubclass(cls, base.Index) and cls.__name__ != "RangeIndex":
         return _index
     return None
+
+
+def _is_left_to_numpy(cls: Any) -> bool:
+    """Return whether a class of arrays does not say itself how it is taken apart."""
+    ndarray: Any = sys.modules["numpy"].ndarray
+    return all(getattr(cls, name) is getattr(ndarray, name) for name in ("__reduce__", "__reduce_ex__", "__getstate__"))
 
 
 REDUCERS: dict[str, Callable[[Any, RecordPickler], Any]] = {

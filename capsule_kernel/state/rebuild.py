@@ -190,14 +190,20 @@ def array(data: Any, dtype: Any, shape: tuple[int, ...], order: str, writeable: 
     import numpy as np
 
     made = np.empty(shape, dtype, order="F" if order == "F" else "C")
+    _fill_memory(made, data)
+    made.flags.writeable = writeable
+    return made
+
+
+def _fill_memory(made: Any, data: Any) -> None:
+    import numpy as np
+
     if made.nbytes:
         flat = made.ravel(order="K").view(np.uint8)
         if hasattr(data, "copy_into"):
             data.copy_into(memoryview(flat))
         else:
             flat[:] = np.frombuffer(data, np.uint8)
-    made.flags.writeable = writeable
-    return made
 
 
 def view(
@@ -218,8 +224,27 @@ def view_as(cls: type, args: tuple[Any, ...]) -> Any:
 
 
 def array_as(cls: type, args: tuple[Any, ...]) -> Any:
-    """Return an array of a subclass that owns its memory."""
+    """Return an array of a subclass on memory that it alone looks at."""
     return array(*args).view(cls)
+
+
+def owned_array_as(cls: Any, args: tuple[Any, ...]) -> Any:
+    """Return an array of a subclass that owns its memory, and can be resized."""
+    import numpy as np
+
+    data, dtype, shape, order, writeable = args
+    made: Any = np.ndarray.__new__(cls, shape, dtype, order="F" if order == "F" else "C")
+    _fill_memory(np.ndarray.view(made, np.ndarray), data)
+    made.flags.writeable = writeable
+    return made
+
+
+def fill_array(made: Any, state: tuple[Any, Any]) -> None:
+    """Give an array of a subclass its content, as numpy writes it down, and its attributes."""
+    import numpy as np
+
+    np.ndarray.__setstate__(made, state[0])
+    fill_plain(made, state[1])
 
 
 def fill_dict(made: Any, state: dict[str, Any]) -> None:

@@ -6,7 +6,38 @@ import pytest
 
 from tests.state.conftest import Journey
 
+_SV = (
+    "class Sv(np.ndarray):\n    def __new__(cls, x, info=None):\n        made = np.asarray(x).view(cls); made.info = info; return made\n"
+    "    def __array_finalize__(self, obj): self.info = getattr(obj, 'info', None)\n"
+)
+
 NUMPY = {
+    "arrays of a class of the notebook keep their attributes and their views": (
+        _SV
+        + "svb = np.arange(3).view(Sv); svb.info = ['i']; svv = svb[1:]; plain = np.asarray(svb)[:2]; alone = Sv([1., 2.], {'k': svb})\n"
+        "owner = svb + 1; owner.info = 'own'; part = owner[::2]; shared = svb.info; copy = svb.copy(); far = np.zeros((99, 99)).T[::2].view(Sv)\n"
+        "far.info = 1; ro = Sv([1]); ro.flags.writeable = False; zero = Sv(5); empty = Sv(np.empty((0, 3)))",
+        "svb[1] = 7; assert svv[0] == 7 == plain[1] and type(svv) is type(svb) is Sv and type(plain) is np.ndarray and svb.info is svv.info is shared\n"
+        "assert alone.tolist() == [1, 2] and alone.info['k'] is svb and owner.info == part.info == 'own' and copy.tolist() == [0, 1, 2]\n"
+        "part[0] = 9; assert owner[0] == 9 and copy.info is shared; copy.resize(9, refcheck=False); assert copy.size == 9 and far.shape == (50, 99) and far.info == 1 and far.sum() == 0\n"
+        "assert not ro.flags.writeable and zero.shape == () and int(zero) == 5 and empty.shape == (0, 3) and type(empty) is Sv",
+    ),
+    "arrays of objects, records and dates of a class of the notebook": (
+        _SV
+        + "o = Sv(np.array([1, [2], None], dtype=object), 'o'); inner = o[1]; ring = Sv(np.array([None, 1], dtype=object)); ring[0] = ring\n"
+        "r = np.zeros(3, dtype=[('x', 'i4'), ('o', 'O')]).view(Sv); r.info = 'r'; d = Sv(np.array(['2020-01-01'], 'M8[D]'), 'd')\n"
+        "b = Sv(np.arange(9, dtype='>i2').reshape(3, 3), 'b'); f = Sv(np.asfortranarray(np.ones((200, 30))), 'f'); ov = o[1:]\n"
+        "class Sl(np.ndarray):\n    __slots__ = ('unit',)\nsl = np.arange(3).view(Sl); sl.unit = 'm'\n"
+        "class Own(np.ndarray):\n    def append(self, x): return 1\n    def ravel(self, *a, **k): raise RuntimeError\n    def view(self, *a): raise RuntimeError\nown = np.ndarray.view(np.arange(9), Own); own.tag = 1",
+        "assert o[1] is inner and o.info == 'o' and type(o) is Sv and ring[0] is ring and r.info == 'r' and r['o'][0] == 0 and d.info == 'd'\n"
+        "assert d[0] == np.datetime64('2020-01-01') and b.info == 'b' and b.dtype == '>i2' and b[2, 1] == 7 and f.flags.f_contiguous and f.info == 'f'\n"
+        "o[2] = 'new'; assert ov[1] == 'new' and sl.unit == 'm' and own.tag == 1 and own.sum() == 36",
+    ),
+    "a class of arrays that says how it is taken apart": (
+        "class R(np.ndarray):\n    def __reduce__(self):\n        make, args, state = super().__reduce__(); return make, args, (state, self.info)\n"
+        "    def __setstate__(self, state): super().__setstate__(state[0]); self.info = state[1] + 1\nr = np.arange(3).view(R); r.info = 1",
+        "assert r.info == 2 and r.tolist() == [0, 1, 2] and type(r) is R",
+    ),
     "a masked array and what it looks at share memory and masks": (
         "import numpy as np\nx = np.arange(4.); m = np.ma.array(x, mask=[0, 1, 0, 0]); n = m[1:]; n.units = 'm'; a = np.ma.array([1])",
         "x[3] = 9; assert m[3] == 9 and n.tolist() == [None, 2, 9] and n.units == 'm' and a.mask is np.ma.nomask",
@@ -135,6 +166,14 @@ def test_figures_survive(journey: Journey, trap: str) -> None:
     setup, check = MATPLOTLIB[trap]
     journey.take(f"{PYPLOT}\n{setup}")
     journey.bring_back(check, before="import matplotlib; matplotlib.use('agg')")
+
+
+def test_arrays_of_a_class_of_the_notebook_are_verified(journey: Journey) -> None:
+    setup = (
+        f"import numpy as np\n{_SV}a = np.arange(3).view(Sv); a.info = [1]; b = a[1:]; c = Sv([1., 2.], 'c'); d = a + 1"
+    )
+    names = journey.take(setup, verify=True)["names"]
+    assert {name: entry["status"] for name, entry in names.items() if entry["status"] != "saved and verified"} == {}
 
 
 def test_the_head_of_a_large_frame_adds_little(journey: Journey) -> None:
