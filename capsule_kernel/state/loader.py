@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import pickle
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import msgspec
 
 from capsule_kernel.errors import StateError
 from capsule_kernel.state.manifest import Buffer, Entry, Record, Reference, decode_record, names_in
-from capsule_kernel.state.pickler import everywhere
+from capsule_kernel.state.pickler import NUMPY_NAN, everywhere
 from capsule_kernel.state.reasons import reason_of
 
 
@@ -92,6 +93,9 @@ class Loader:
         Raises:
             KeyError: it has none.
         """
+        if label == NUMPY_NAN and label not in self._engine:
+            # Numpy may be what a value that was loaded before this one has imported, or this one is the first to.
+            self._engine[label] = importlib.import_module("numpy").nan
         return self._engine[label]
 
     def _record(self, name: bytes) -> Record | None:

@@ -11,6 +11,7 @@ import builtins
 import enum
 import gc
 import io
+import math
 import pickle
 import re
 import sys
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
 
 def everywhere() -> dict[str, Any]:
     """Return the objects that every Python process has one of, by label; functions run in a dict hold the first."""
-    return {"builtins": vars(builtins), "sys.modules": sys.modules, "sys.path": sys.path}
+    found = {"builtins": vars(builtins), "sys.modules": sys.modules, "sys.path": sys.path, "math.nan": math.nan}
+    # A number that does not equal itself is found in a list, or as a key, by what object it is.
+    nan = getattr(sys.modules.get("numpy"), "nan", None)
+    return found if nan is None else {**found, NUMPY_NAN: nan}
 
+
+NUMPY_NAN = "numpy.nan"
+"""The label of an object that is there once numpy is imported."""
 
 _BLOB_BYTES_MIN = 64 << 10
 _BUFFER_BYTES_MIN = 4 << 10
@@ -43,7 +50,7 @@ _SECRET_LENGTH_MIN = 8
 _ENCODINGS = ("utf-8", "utf-16-le", "utf-32-le")
 """Of pickle and Arrow, of Windows, of numpy."""
 _NOT_WRITTEN = "it holds what getpass returned, which is never written down"
-_ATOMIC_PASS = frozenset({int, float, bool, type(None), tuple})
+_ATOMIC_PASS = frozenset({int, bool, type(None), tuple})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +117,8 @@ class RecordPickler(cloudpickle.Pickler):
     def persistent_id(self, obj: Any) -> Any:
         """Return what the stream has in place of an object; None where the object itself is pickled."""
         cls = type(obj)
+        if cls is float:
+            return None if obj == obj else self._labels.get(id(obj))  # noqa: PLR0124 - only not-a-number does not
         if cls is str or cls is bytes:
             return self._text(obj)
         if cls in _ATOMIC_PASS and id(obj) not in self._linker.tuples:

@@ -7,6 +7,12 @@ import pytest
 from tests.state.conftest import Journey
 
 TRAPS = {
+    "what is not a number is found where it was put": (
+        "import math, numpy as np\nnl = [np.nan, 1.5]; nd = {np.nan: 'm'}; ns = {math.nan}; n = np.nan; m = math.nan; t = (np.nan,)\n"
+        "o = np.array([np.nan, 'x'], dtype=object); del np, math",
+        "import math, numpy as np\nassert np.nan in nl and nd.get(np.nan) == 'm' and math.nan in ns and n is np.nan and m is math.nan\n"
+        "assert np.nan in t and o[0] is np.nan and nl[1] == 1.5",
+    ),
     "lists that look the same stay as many as they were": (
         "a = [1]; b = [1]; c = [1]; d = b",
         "a.append(2); b.append(3); assert (a, b, c) == ([1, 2], [1, 3], [1]) and d is b",
