@@ -157,7 +157,8 @@ class Linker:
         file = io.BytesIO()
         try:
             RecordPickler(file, self, node).dump(tuple(node.objects))
-        except Exception as exc:  # noqa: BLE001 - pickling runs any object's code: the name is reported, the rest goes on
+        except BaseException as exc:  # noqa: BLE001 - pickling runs any object's code, which may raise SystemExit too
+            # Nobody interrupts or ends a capture by an exception: the name is reported, the rest goes on.
             node.failure = reason_of(exc)
             owned = node.owned
             for part in (node.buffers, node.blobs, node.references):

@@ -13,7 +13,7 @@ import msgspec
 from capsule_kernel.errors import StateError
 from capsule_kernel.state.manifest import Buffer, Entry, Record, Reference, decode_record, names_in
 from capsule_kernel.state.pickler import NUMPY_NAN, everywhere
-from capsule_kernel.state.reasons import reason_of
+from capsule_kernel.state.reasons import is_interrupt, reason_of
 
 
 class Source(Protocol):
@@ -125,7 +125,9 @@ class Loader:
             return
         try:
             made = _RecordUnpickler(stream, buffers, blobs, record.references, self).load()
-        except Exception as exc:  # noqa: BLE001 - loading runs any object's code: its names are reported, the rest goes on
+        except BaseException as exc:  # loading runs any object's code: its names are reported, the rest goes on
+            if is_interrupt(exc):
+                raise
             self._failures[name] = reason_of(exc)
             return
         self._objects[key] = made
