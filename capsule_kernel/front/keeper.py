@@ -31,6 +31,7 @@ from capsule_kernel.state.exchange import (
     Save,
     Sent,
     ToKeeper,
+    Unproven,
     Verdict,
     Want,
     items,
@@ -118,6 +119,8 @@ class Keeper:
                     self._opened().amend(number, captured)
                 _log.debug("checkpoint %d is proven", number)
                 dialogue.say(Found(checkpoint=number, manifest=self._opened().manifest(number)))
+            case Unproven(checkpoint=number, reason=reason):
+                _log.warning("the proof of checkpoint %d came to no end: %s", number, reason)
             case Named(session=session):
                 self.session = session
             case Want() | Sent() | End():

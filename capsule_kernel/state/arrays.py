@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from capsule_kernel.state import rebuild
+from capsule_kernel.state.kinds import library_of
 from capsule_kernel.state.reasons import Unsaveable
 
 if TYPE_CHECKING:
@@ -164,11 +165,11 @@ def _index(index: Any, _pickler: RecordPickler) -> Any:
 def reducer_of_subclass(cls: type) -> Callable[[Any, RecordPickler], Any] | None:
     """Return the reducer that a class of numpy or pandas inherits."""
     numpy = sys.modules.get("numpy")
-    if cls.__qualname__ == "MaskedArray" and cls.__module__.startswith("numpy.ma"):
+    if cls.__qualname__ == "MaskedArray" and library_of(cls) == "numpy":
         return _masked
     if numpy is not None and issubclass(cls, numpy.ndarray) and not issubclass(cls, numpy.memmap):
         return _subclass if _is_left_to_numpy(cls) else None
-    if cls.__module__.partition(".")[0] != "pandas":
+    if library_of(cls) != "pandas":
         return None
     internals = sys.modules.get("pandas._libs.internals")
     if internals is not None and issubclass(cls, internals.Block):

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from capsule_kernel.state.kinds import Kind, is_by_name, kind_of
+from capsule_kernel.state.kinds import Kind, is_by_name, kind_of, library_of
+from capsule_kernel.state.reasons import reason_of
 from capsule_kernel.state.reducers import reducer_of
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ class _Comparison:
     def compare(self, path: str, left: Any, right: Any) -> None:
         self._work.append((path, left, right))
         while self._work and len(self.found) < _MAX:
-            self._one(*self._work.popleft())
+            place, one, other = self._work.popleft()
+            try:
+                self._one(place, one, other)
+            except BaseException as exc:  # noqa: BLE001 - an object's own code, in a process that nobody interrupts
+                self._differ(place, "an object", f"it cannot be compared: {reason_of(exc)}")
 
     def _one(self, path: str, left: Any, right: Any) -> None:
         known = self._to_right.get(id(left))
@@ -119,7 +124,7 @@ class _Comparison:
                 self._differ(path, "memory", "other content")
         elif cls.__module__ == "numpy" and cls.__qualname__ == "ndarray":
             self._arrays(path, left, right)
-        elif hasattr(left, "equals") and cls.__module__.partition(".")[0] == "pandas":
+        elif library_of(cls) == "pandas" and hasattr(left, "equals"):
             self._frames(path, left, right)
         else:
             self._objects(path, left, right)
@@ -180,11 +185,7 @@ class _Comparison:
                 self._differ(f"{path}.{name}", one, other)
 
     def _objects(self, path: str, left: Any, right: Any) -> None:
-        try:
-            one, other = _parts(left), _parts(right)
-        except Exception as exc:  # noqa: BLE001 - an object's own code
-            self._differ(path, "an object", f"it cannot be compared: {exc}")
-            return
+        one, other = _parts(left), _parts(right)
         if isinstance(one, str) or isinstance(other, str):
             if one != other:
                 self._differ(path, one, other)
@@ -245,7 +246,7 @@ def _parts(value: Any) -> Any:
         reduced = value.__reduce_ex__(4) if known is None else known(value)
     if isinstance(reduced, str):
         return reduced
-    library = type(value).__module__.partition(".")[0]
+    library = library_of(type(value))
     parts = [_unordered(part) for part in reduced[1]] if library in _UNORDERED else list(reduced[1])
     passing = _PASSING.get(library, frozenset())
     is_own = library in _PASSING or inspect.getattr_static(type(value), "__getstate__", None) is _OBJECT_GETSTATE
@@ -303,5 +304,5 @@ def _sort_key(value: Any) -> tuple[str, str]:
 def _text(value: Any) -> str:
     try:
         return repr(value)[:80]
-    except Exception as exc:  # noqa: BLE001 - an object's own code
+    except BaseException as exc:  # noqa: BLE001 - an object's own code
         return f"<{type(value).__qualname__}, repr: {type(exc).__name__}>"

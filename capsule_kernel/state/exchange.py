@@ -68,6 +68,13 @@ class Proven(msgspec.Struct, frozen=True, kw_only=True, tag="proven"):
     captured: Captured
 
 
+class Unproven(msgspec.Struct, frozen=True, kw_only=True, tag="unproven"):
+    """The proof of a checkpoint came to no end, for this reason; there is no answer."""
+
+    checkpoint: int
+    reason: str
+
+
 class Named(msgspec.Struct, frozen=True, kw_only=True, tag="named"):
     """The notebook has told which session this is; there is no answer."""
 
@@ -88,7 +95,7 @@ class End(msgspec.Struct, frozen=True, kw_only=True, tag="end"):
     captured: Captured
 
 
-ToKeeper = Save | Find | Want | List | Delete | Proven | Named | Sent | End
+ToKeeper = Save | Find | Want | List | Delete | Proven | Unproven | Named | Sent | End
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True, tag="base"):
@@ -141,6 +148,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """How many names are in it."""
     verified: int = 0
     """How many of them a fresh process has loaded and found the same."""
+    doubts: dict[str, str] = {}
+    """Names that a fresh process has loaded and found different, with where."""
     problem: str = ""
     """Why it cannot be read, if it cannot."""
 

@@ -66,6 +66,12 @@ def kind_of(cls: type) -> Kind:
     return Kind.OBJECT
 
 
+def library_of(cls: type) -> str:
+    """Return the package that a class says it is of; empty where it does not say, as classes made at run time may."""
+    name: object = cls.__module__
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
 def is_by_name(value: Any) -> bool:
     """Return whether a module can be imported, a class or function is found in one under its own name."""
     if isinstance(value, types.ModuleType):
@@ -128,7 +134,9 @@ def owned_by_module(cls: type) -> dict[int, tuple[Any, str, str]]:
     a function makes (a class of its own, with one instance) is looked for in the package, too: `sympy.test`.
     """
     found: dict[int, tuple[Any, str, str]] = {}
-    name = cls.__module__
+    name: object = cls.__module__
+    if not isinstance(name, str):
+        return found
     names = {name, name.partition(".")[0]} if "<locals>" in cls.__qualname__ else {name}
     for each in sorted(names - {"__main__", "builtins"}):
         module = sys.modules.get(each)
@@ -152,7 +160,7 @@ def describe(value: Any) -> tuple[str, str]:
         return name, f"{len(value):,} {unit}"
     if cls in {list, tuple, dict, set, frozenset}:
         return name, f"{len(value):,} item{'' if len(value) == 1 else 's'}"
-    if cls.__module__.partition(".")[0] in {"numpy", "pandas", "scipy", "polars", "torch", "xarray"}:
+    if library_of(cls) in {"numpy", "pandas", "scipy", "polars", "torch", "xarray"}:
         try:
             shape = tuple(value.shape)
         except Exception:  # noqa: BLE001 - a library's property; it only decorates a table

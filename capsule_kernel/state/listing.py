@@ -44,6 +44,15 @@ def live_only(captured: Captured) -> dict[str, str]:
     return {name: entry.reason for name, entry in captured.names.items() if entry.value is None}
 
 
+def doubts(captured: Captured) -> dict[str, str]:
+    """Return the names that a checkpoint holds and a fresh process made differ, with where."""
+    return {
+        name: f"saved, but a fresh process makes it differ: {entry.doubt}"
+        for name, entry in captured.names.items()
+        if entry.doubt
+    }
+
+
 def line_of(store: Store, item: Listed) -> Line:
     """Return a checkpoint as a line of a listing; one that cannot be read says why."""
     common: dict[str, Any] = {
@@ -65,6 +74,7 @@ def line_of(store: Store, item: Listed) -> Line:
         live_only=live_only(captured),
         saved=len(statuses),
         verified=statuses.count("saved and verified"),
+        doubts=doubts(captured),
     )
 
 
@@ -88,8 +98,9 @@ def row(line: Line, now_ms: int) -> tuple[str, ...]:
             "?",
             line.problem,
         )
-    lost = ", ".join(f"{name} ({reason})" for name, reason in list(line.live_only.items())[:_CHANGES_SHOWN])
-    more = len(line.live_only) - _CHANGES_SHOWN
+    missing = {**line.live_only, **line.doubts}
+    lost = ", ".join(f"{name} ({reason})" for name, reason in list(missing.items())[:_CHANGES_SHOWN])
+    more = len(missing) - _CHANGES_SHOWN
     return (
         str(line.checkpoint),
         line.label,
@@ -134,7 +145,8 @@ def as_detail(number: int, manifest: Manifest) -> str:
     lines = [f"checkpoint {number}{label} of {about.session}, after cell [{about.after_cell}], {taken}"]
     for name, entry in manifest.captured.names.items():
         what = f"{entry.kind} {entry.shape}".strip()
-        reason = f" ({entry.reason or entry.note})" if entry.reason or entry.note else ""
+        told = entry.reason or (f"a fresh process makes it differ: {entry.doubt}" if entry.doubt else entry.note)
+        reason = f" ({told})" if told else ""
         lines.append(f"{name}: {what}, {entry.status}{reason}, {size(entry.size_bytes)}")
     lines += [f"left as it is: {item}" for item in about.not_rolled_back]
     return "\n".join(lines)

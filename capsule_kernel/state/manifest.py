@@ -95,6 +95,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of its own record: what it shares with other names counts where it is stored."""
     note: str = ""
     """What is different about the restored value, for example that a cache starts empty."""
+    doubt: str = ""
+    """Where a fresh process got something else from what is saved, or why it could not be compared."""
     content: bytes = b""
     """The name of the record as if nothing below it had a copy; empty where it is the record's own."""
 

@@ -51,7 +51,7 @@ def verdicts(
     namespace: Mapping[str, Any],
     engine: Mapping[str, Any],
 ) -> Captured:
-    """Return the checkpoint with what is proven: names `saved and verified`, or `live only` with what went wrong.
+    """Return the checkpoint with what is proven: names `saved and verified`, or not so with what went wrong.
 
     Runs in the process that took the checkpoint, where the originals are.
     """
@@ -68,13 +68,19 @@ def verdicts(
                 kind=entry.kind,
                 shape=entry.shape,
             )
-        elif again.values.get(name) == entry.value or _is_same(namespace[name], entry, loader, pairs):
+        elif again.values.get(name) == entry.value:
             names[name] = msgspec.structs.replace(entry, status="saved and verified")
         else:
-            names[name] = entry
+            doubt = _doubt(namespace[name], entry, loader, pairs)
+            names[name] = msgspec.structs.replace(entry, status="saved" if doubt else "saved and verified", doubt=doubt)
     return msgspec.structs.replace(captured, names=names)
 
 
-def _is_same(original: Any, entry: Entry, loader: Loader, pairs: list[tuple[Any, Any]]) -> bool:
+def _doubt(original: Any, entry: Entry, loader: Loader, pairs: list[tuple[Any, Any]]) -> str:
+    """Return where what is saved differs from the original, empty where it does not."""
     assert entry.value is not None
-    return not loader.load(entry.value) and not differences(original, loader.value(entry.value), pairs)
+    reason = loader.load(entry.value)
+    if reason:
+        return f"it cannot be loaded beside the original: {reason}"
+    found = differences(original, loader.value(entry.value), pairs)
+    return found[0] if found else ""

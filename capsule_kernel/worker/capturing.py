@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from capsule_kernel.errors import StateError
+from capsule_kernel.errors import StateError, StoreUnavailable
 from capsule_kernel.state.capture import capture
 from capsule_kernel.state.exchange import (
     Base,
@@ -31,13 +31,16 @@ from capsule_kernel.state.exchange import (
     Proven,
     RemoteSource,
     Save,
+    Unproven,
     Verdict,
     as_message,
 )
 from capsule_kernel.state.pickler import Environment
+from capsule_kernel.state.reasons import reason_of
 from capsule_kernel.state.verify import Again, verdicts
 
 CAPTURE_DEADLINE_S = 240
+_BRIEF_S = 10.0
 _NICE = 19
 _PR_SET_PDEATHSIG = 1
 
@@ -95,7 +98,7 @@ class Capturing:
             if not self._is_brief:
                 self._result.close()
             if not self._is_brief or self._has_rest():
-                self._prove(verdict)
+                self._prove_or_say(verdict.checkpoint)
         except BaseException as exc:  # noqa: BLE001 - the child's top: pickling runs any object's code
             text = str(exc) if isinstance(exc, StateError) else f"{type(exc).__name__}: {exc}"
             with contextlib.suppress(BaseException):
@@ -130,25 +133,39 @@ class Capturing:
         ready, _, _ = select.select([self._result], [], [], self._proof_idle_s)
         return not ready
 
-    def _prove(self, verdict: Verdict) -> None:
-        """Have a fresh process load the checkpoint, and the keeper told what is proven."""
-        number = str(verdict.checkpoint)
+    def _prove_or_say(self, checkpoint: int) -> None:
+        """Prove the checkpoint, or have the log say why not: nobody waits for the proof."""
+        try:
+            self._prove(checkpoint)
+        except BaseException as exc:  # noqa: BLE001 - as in `run`
+            with contextlib.suppress(OSError, StateError), Dialogue(self._connect(), patience_s=_BRIEF_S) as dialogue:
+                dialogue.say(Unproven(checkpoint=checkpoint, reason=reason_of(exc)))
+
+    def _prove(self, checkpoint: int) -> None:
+        """Have a fresh process load the checkpoint, and the keeper told what is proven.
+
+        Raises:
+            Exception: it cannot be proven.
+        """
+        number = str(checkpoint)
         again = self._loaded_elsewhere(number)
-        if again is None:
-            return
         with Dialogue(self._connect(), patience_s=CAPTURE_DEADLINE_S) as dialogue:
             dialogue.say(Find(session=self._request.session, wanted=number))
             found = dialogue.hear_answer()
             if not isinstance(found, Found):
-                return
+                raise StoreUnavailable("of this kernel", f"its keeper answered with {type(found).__name__}")
             engine = self._environment.engine
             proven = verdicts(found.manifest.captured, again, RemoteSource(dialogue), self._namespace, engine)
         with Dialogue(self._connect(), patience_s=CAPTURE_DEADLINE_S) as dialogue:
-            dialogue.say(Proven(checkpoint=verdict.checkpoint, captured=proven))
+            dialogue.say(Proven(checkpoint=checkpoint, captured=proven))
             dialogue.hear_answer()
 
-    def _loaded_elsewhere(self, number: str) -> Again | None:
-        """Return what a fresh process made of the checkpoint, None when it made nothing of it."""
+    def _loaded_elsewhere(self, number: str) -> Again:
+        """Return what a fresh process made of the checkpoint.
+
+        Raises:
+            ChildProcessError: it made nothing of it.
+        """
         source = self._connect()
         with source:
             os.set_inheritable(source.fileno(), True)
@@ -163,7 +180,7 @@ class Capturing:
                 timeout=CAPTURE_DEADLINE_S,
             )
         if run.returncode or not run.stdout:
-            return None
+            raise ChildProcessError(f"the process that loads it ended with status {run.returncode}")
         again: Again = msgspec.msgpack.decode(run.stdout, type=Again)
         return again
 

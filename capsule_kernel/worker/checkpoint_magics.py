@@ -95,7 +95,11 @@ class CheckpointMagics(Magics):
             "checkpoint": about.checkpoint,
             "after_cell": about.manifest.about.after_cell,
             "names": {
-                name: {"status": entry.status, **({"reason": entry.reason} if entry.reason else {})}
+                name: {
+                    "status": entry.status,
+                    **({"reason": entry.reason} if entry.reason else {}),
+                    **({"doubt": entry.doubt} if entry.doubt else {}),
+                }
                 for name, entry in names.items()
             },
             "not_rolled_back": about.manifest.about.not_rolled_back,
@@ -149,6 +153,9 @@ def _restored_text(found: Found, restored: Restored) -> str:
     if restored.removed:
         text += f"removed: {_some(restored.removed)}\n"
     text += _reasons("lost", lost)
+    text += _reasons(
+        "restored, but not as it was", {name: entry.doubt for name, entry in restored.names.items() if entry.doubt}
+    )
     text += _reasons(
         "not restored", {name: entry.reason for name, entry in restored.around.items() if entry.status == "lost"}
     )

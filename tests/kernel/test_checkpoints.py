@@ -235,6 +235,33 @@ def test_a_fresh_process_proves_what_is_saved(session: Sessions) -> None:
     assert "a fresh process cannot load it: ValueError: never" in text
 
 
+def test_what_a_fresh_process_makes_differ_is_said_wherever_it_is_shown(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(
+        "class Forgets:\n    def __getstate__(self): return {'n': id(self)}\n"
+        "    def __setstate__(self, state): self.n = 0\nf = Forgets(); f.n = 1; good = [1]"
+    )
+    kernel.run("%checkpoint").claim("stream")
+    wait_for(kernel, "is proven")
+    (message,) = kernel.execute("%checkpoints").claim("display_data")
+    text = message.content["data"]["text/plain"]
+    assert "2 of 3" in text
+    assert "f (saved, but a fresh process makes it differ: value" in text
+    cell = kernel.execute("%restore")
+    assert "restored, but not as it was: f: value" in cell.stdout
+    assert report(cell, "restore")["names"]["f"]["doubt"]
+
+
+def test_a_proof_that_comes_to_no_end_is_said_in_the_log(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(
+        "import os\nclass Kills:\n    def __getstate__(self): return os.getpid()\n"
+        "    def __setstate__(self, state):\n        import os; os._exit(7)\nk = Kills(); good = [1]"
+    )
+    kernel.run("%checkpoint").claim("stream")
+    wait_for(kernel, "came to no end: ChildProcessError: the process that loads it ended with status 7")
+
+
 def test_what_refers_to_the_engine_is_proven_too(session: Sessions) -> None:
     """The fresh process has no shell and no cell's streams, of which variables hold parts."""
     kernel = session()

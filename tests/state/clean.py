@@ -181,7 +181,13 @@ def bring_back(namespace: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]
 
 def _plain(entries: dict[str, Entry]) -> dict[str, dict[str, Any]]:
     return {
-        name: {"status": entry.status, "reason": entry.reason, "note": entry.note, "size_bytes": entry.size_bytes}
+        name: {
+            "status": entry.status,
+            "reason": entry.reason,
+            "note": entry.note,
+            "doubt": entry.doubt,
+            "size_bytes": entry.size_bytes,
+        }
         for name, entry in entries.items()
     }
 

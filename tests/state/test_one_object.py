@@ -70,3 +70,42 @@ def test_only_a_keyboard_interrupt_may_be_a_persons() -> None:
     with pytest.raises(SystemExit) as caught:
         raise SystemExit(3)
     assert not is_interrupt(caught.value)
+
+
+def test_an_object_that_cannot_be_compared_is_unproven_and_the_others_are_proven(journey: Journey) -> None:
+    took = journey.take(
+        "import os\nclass E:\n    def __getattr__(self, name): raise RuntimeError('not to be asked')\n"
+        "class Once:\n    asked = []\n    def __reduce__(self):\n        Once.asked.append(1)\n"
+        "        if len(Once.asked) > 1: raise SystemExit('once only')\n        return Once, (), {'n': os.getpid()}\n"
+        "e = E(); once = Once(); good = [1]",
+        verify=True,
+    )
+    assert took["names"]["good"]["status"] == took["names"]["E"]["status"] == "saved and verified"
+    assert took["names"]["e"]["status"].startswith("saved")
+    assert took["names"]["once"]["status"] == "saved"
+    assert "once only" in took["names"]["once"]["doubt"]
+
+
+def test_what_a_fresh_process_makes_differ_has_the_difference_said(journey: Journey) -> None:
+    took = journey.take(
+        "class Forgets:\n    def __getstate__(self): return {'n': id(self)}\n"
+        "    def __setstate__(self, state): self.n = 0\nf = Forgets(); f.n = 1; good = [1]",
+        verify=True,
+    )
+    assert took["names"]["f"]["status"] == "saved"
+    assert took["names"]["f"]["doubt"]
+    assert not took["names"]["good"]["doubt"]
+
+
+def test_classes_that_are_of_no_module_are_proven(journey: Journey) -> None:
+    took = journey.take(
+        "import sympy\nx = sympy.Symbol('x'); f = sympy.Function('f'); ex = f(x) + 1\n"
+        "C = type('C', (), {'__module__': None, 'n': 1}); c = C(); c.k = [1]\nclass D(dict): pass\n"
+        "D.__module__ = None; d = D(a=1)",
+        verify=True,
+    )
+    unproven = {name: entry for name, entry in took["names"].items() if entry["status"] != "saved and verified"}
+    # Of a class, what it has as its base has it is left to the base: `f._nargs`.
+    assert set(unproven) <= {"f"}
+    assert took["names"]["f"]["status"].startswith("saved")
+    journey.bring_back("import sympy; assert ex == f(x) + 1 and c.k == [1] and type(c) is C and d == {'a': 1}")
