@@ -35,6 +35,7 @@ from capsule_kernel.state.manifest import (
 from capsule_kernel.state.pickler import Environment
 
 _INLINE_BYTES_MAX = 1 << 10
+_NAME_MAX = 80
 
 
 def capture(
@@ -70,7 +71,7 @@ def capture(
             for node in nodes:
                 yield from writer.write(node)
             yield Captured(
-                names={name: writer.entry(value) for name, value in names.items()},
+                names={name: writer.entry(value) for name, value in names.items()} | _nameless(namespace),
                 extras={name: writer.entry(value) for name, value in around.items()},
                 python=platform.python_version(),
                 libraries=_versions(),
@@ -186,10 +187,28 @@ class _Writer:
         return b"".join(names)
 
 
+def _nameless(namespace: Mapping[Any, Any]) -> dict[str, Entry]:
+    """Return what is bound to something else than a text, as with `globals()[5] = "five"`: it is not saved."""
+    found = {}
+    for key, value in list(namespace.items()):
+        if not isinstance(key, str):
+            kind, shape = _description(value)
+            entry = Entry(status="live only", reason="its name is not a text", kind=kind, shape=shape)
+            found[f"globals()[{_shown(key)}]"] = entry
+    return found
+
+
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)[:_NAME_MAX]
+    except BaseException:  # noqa: BLE001 - an object's own code
+        return f"<{type(key).__name__}>"
+
+
 def _description(value: Any) -> tuple[str, str]:
     try:
         return describe(value)
-    except Exception:  # noqa: BLE001 - an object's own code; a description only decorates a table
+    except BaseException:  # noqa: BLE001 - an object's own code; a description only decorates a table
         return type(value).__name__, ""
 
 

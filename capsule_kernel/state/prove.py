@@ -47,7 +47,7 @@ def main(descriptor: int, number: str, labels: list[str]) -> int:
     main_module = sys.modules["__main__"]
     namespace: dict[str, Any] = main_module.__dict__
     names = set(namespace)
-    for name in names - {"__name__", "__builtins__", "__doc__", "__spec__", "__loader__", "__package__"}:
+    for name in names - {"__name__", "__builtins__", "__spec__", "__loader__", "__package__"}:
         del namespace[name]
     engine: dict[str, Any] = {label: StandIn() for label in labels if label} | {"namespace": namespace}
     with Dialogue(socket.socket(fileno=descriptor), patience_s=_PATIENCE_S) as dialogue:

@@ -208,20 +208,20 @@ def _leave_the_worker(links: tuple[socket.socket, ...], prctl: Callable[..., int
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _outside(namespace: dict[str, Any]) -> list[str]:
+def _outside(namespace: dict[Any, Any]) -> list[str]:
     """Return what a restore leaves as it is, in words: child processes, files open for writing, databases in files."""
     found = []
     for name, value in list(namespace.items()):
-        if name.startswith("_"):
+        if not isinstance(name, str) or name.startswith("_"):
             continue
-        # A file may be detached, a subclass may raise: then nothing is known of it.
-        with contextlib.suppress(Exception):
+        # A file may be detached, an object may raise whatever it likes: then nothing is known of it.
+        with contextlib.suppress(BaseException):
             if isinstance(value, subprocess.Popen):
                 found.append(f"{name}: child process {value.pid}")
             elif isinstance(value, io.IOBase) and not value.closed and value.writable() and hasattr(value, "name"):
                 found.append(f"{name}: what was written to {value.name}")
-        if type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(BaseException):
+            if type(value).__module__ == "sqlite3" and type(value).__name__ == "Connection":
                 path = value.execute("PRAGMA database_list").fetchone()[2]
                 if path:
                     found.append(f"{name}: rows in {path}")

@@ -30,6 +30,9 @@ ENGINE_INTERNALS = frozenset(
 )
 """Names that are there again for each cell. All but the histories user code may give values of its own."""
 
+USERS_TOO = frozenset({"exit", "quit", "open", "__doc__"})
+"""Names of these that user code takes for values of its own, which are variables like others then."""
+
 
 def internals_in(namespace: dict[str, Any]) -> dict[str, Any]:
     """Return the engine's names with the values that they have in a fresh `namespace`."""

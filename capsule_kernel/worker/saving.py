@@ -6,13 +6,14 @@ store lacks at low priority, and ends.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -39,7 +40,7 @@ from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.worker_messages import Errand, encode_birth
 from capsule_kernel.worker.capturing import CAPTURE_DEADLINE_S, Capturing
 from capsule_kernel.worker.checkpoints import SESSION_NAME
-from capsule_kernel.worker.namespace import ENGINE_INTERNALS
+from capsule_kernel.worker.namespace import ENGINE_INTERNALS, USERS_TOO
 
 _PATIENCE_S = 60.0
 _OUTCOME_BYTES = 1 << 16
@@ -158,13 +159,14 @@ class Saving:
                     f"its checkpoint {found.checkpoint} is not the one that is meant; it is of {about.session}",
                 )
             namespace = self._shell.user_ns
+            held = {name for name, entry in found.manifest.captured.names.items() if entry.value is not None}
             restored = restore(
                 found.manifest.captured,
                 RemoteSource(dialogue),
                 namespace,
                 engine=self._engine(),
                 mode=mode,
-                internals=internals_of(namespace),
+                internals=internals_of(namespace, self._shell.internals) - (USERS_TOO & held),
                 checkpoint=str(found.checkpoint),
             )
         for name, value in restored.extras.items():
@@ -252,7 +254,7 @@ class Saving:
                         result=childs,
                         connect=self._socket,
                         namespace=self._shell.user_ns,
-                        internals=internals_of(self._shell.user_ns),
+                        internals=internals_of(self._shell.user_ns, self._shell.internals),
                         environment=Environment(
                             engine=self._engine(),
                             secret_ids=frozenset(map(id, self._secrets)),
@@ -284,10 +286,22 @@ class Saving:
         return {f"{_OUT}{number}": value for number, value in self._shell.user_ns["_oh"].items()}
 
 
-def internals_of(namespace: dict[str, Any]) -> frozenset[str]:
-    """Return the engine's names: what IPython needs, and the inputs that it keeps by name."""
-    inputs = {name for name in namespace if name in _INPUTS or (name.startswith("_i") and name[2:].isdigit())}
-    return ENGINE_INTERNALS | inputs | {"__session__", SESSION_NAME}
+def internals_of(namespace: dict[Any, Any], engines: Mapping[str, Any]) -> frozenset[str]:
+    """Return the engine's names: what IPython needs, and the inputs that it keeps by name.
+
+    Args:
+        namespace: the session's variables.
+        engines: the values that the engine's names have where user code has not given them its own.
+    """
+    absent = object()
+    users = {
+        name
+        for name in USERS_TOO & namespace.keys()
+        if not any(namespace[name] is own for own in (engines.get(name, absent), vars(builtins).get(name, absent)))
+    }
+    names = [name for name in list(namespace) if type(name) is str]
+    inputs = {name for name in names if name in _INPUTS or (name.startswith("_i") and name[2:].isdigit())}
+    return (ENGINE_INTERNALS - users) | inputs | {"__session__", SESSION_NAME}
 
 
 def took_s(result: socket.socket) -> float | None:

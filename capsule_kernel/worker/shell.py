@@ -129,7 +129,7 @@ class ZMQInteractiveShell(InteractiveShell):
     def init_user_ns(self) -> None:
         """Fill the namespace, and remember what must stay in it."""
         super().init_user_ns()
-        self._internals = internals_in(self.user_ns)
+        self.internals = internals_in(self.user_ns)
 
     def init_payload(self) -> None:
         """Make the payload manager."""
@@ -232,7 +232,7 @@ class ZMQInteractiveShell(InteractiveShell):
 
     def put_back_internals(self) -> None:
         """Undo what user code did to the names that the shell itself needs, such as `globals().clear()`."""
-        put_back(self.user_ns, self._internals)
+        put_back(self.user_ns, self.internals)
 
     def run_cell(self, *args: Any, **kwargs: Any) -> Any:
         """Run a cell from code."""

@@ -197,6 +197,62 @@ def test_no_notice_without_state_or_where_nobody_can_be_asked(session: Sessions)
     other.execute("x = 1", allow_stdin=True)
 
 
+def test_values_under_the_engines_names_are_saved_where_they_are_the_users(session: Sessions) -> None:
+    first = session()
+    first.run("open = [1]; exit = 'way out'; __doc__ = 'mine'; x = 1")
+    assert "4 names saved" in told(first, "%checkpoint plain")
+    wait_for(first, "is proven")
+    (message,) = first.execute("%checkpoints").claim("display_data")
+    # `__doc__` is not counted, as no name that begins so is.
+    assert "3 of 3" in message.content["data"]["text/plain"]
+    kill_all(first)
+    second = session()
+    assert "4 names restored" in told(second, "%restore plain")
+    assert second.evaluate("(open, exit, __doc__, x, callable(quit))") == "([1], 'way out', 'mine', 1, True)"
+    second.run("del open, exit; quit = 5")
+    assert "3 names saved" in told(second, "%checkpoint")
+    second.run("open = 3")
+    assert "removed: open" in told(second, "%restore")
+    assert second.evaluate("(callable(open), quit)") == "(True, 5)"
+
+
+def test_what_has_no_text_for_a_name_is_named_and_the_rest_is_saved(session: Sessions) -> None:
+    kernel = session()
+    kernel.run("globals()[5] = 'five'; x = 1")
+    text = told(kernel, "%checkpoint")
+    assert "1 name saved" in text
+    assert "live only: globals()[5]: its name is not a text" in text
+    assert "lost: globals()[5]: its name is not a text" in told(kernel, "%restore")
+    assert kernel.evaluate("x") == "1"
+
+
+def test_an_object_that_raises_system_exit_costs_its_own_names_only(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(
+        "class Bad:\n    def __reduce__(self): raise SystemExit(3)\nclass Worse:\n"
+        "    def __getstate__(self): return 1\n    def __setstate__(self, state): raise KeyboardInterrupt\n"
+        "bad = Bad(); worse = Worse(); x = 1"
+    )
+    assert "live only: bad: SystemExit: 3" in told(kernel, "%checkpoint")
+    assert "lost: worse: KeyboardInterrupt" in told(kernel, "%restore")
+    assert kernel.evaluate("x") == "1"
+
+
+def test_an_interrupt_ends_a_slow_restore(session: Sessions) -> None:
+    kernel = session()
+    kernel.run(
+        "class Slow:\n    def __getstate__(self): return 1\n    def __setstate__(self, state):\n"
+        "        import time; print('begun', flush=True); time.sleep(60)\nslow = Slow(); x = 1"
+    )
+    kernel.run("%checkpoint").claim("stream")
+    cell = kernel.start("%restore")
+    cell.wait_stream("begun")
+    kernel.interrupt()
+    cell.wait()
+    assert cell.ename == "KeyboardInterrupt"
+    assert kernel.evaluate("x") == "1"
+
+
 # --- honest ----------------------------------------------------------------------------------------------------------
 
 
