@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -62,6 +63,9 @@ def write(name: str, value: Any, stamps: dict[str, Any]) -> bool:
             os.environ.pop(name.removeprefix(ENVIRON), None)
         else:
             os.environ[name.removeprefix(ENVIRON)] = value
+        if name == f"{ENVIRON}TZ":
+            # The C library reads it once, and when it is told to.
+            time.tzset()
         return True
     if name.startswith(modules.PREFIX):
         modules.write(name, value, stamps)

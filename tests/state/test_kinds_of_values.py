@@ -74,6 +74,10 @@ TRAPS = {
         "assert e.get() == [2] and empty.run(e.get) == [] and c not in contextvars.copy_context()\n"
         "try: f.get()\nexcept LookupError: pass\nelse: raise AssertionError",
     ),
+    "the time zone": (
+        "import os, time; os.environ['TZ'] = 'Asia/Tokyo'; time.tzset()",
+        "import time; assert time.localtime(0).tm_hour == 9 and time.tzname[0] == 'JST', time.tzname",
+    ),
     "names with underscores": ("_p = [1]; __q = 2; _ = 3", "assert _p == [1] and globals()['__q'] == 2 and _ == 3"),
     "what a library's function has made for its package, in a class of its own": (
         "from sympy import test, doctest\nkept = [test]",
