@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -23,6 +24,38 @@ def _code(code: types.CodeType, _pickler: RecordPickler) -> Any:
         *(code.co_name, code.co_qualname, code.co_firstlineno, code.co_linetable, code.co_exceptiontable),
         *(code.co_freevars, code.co_cellvars),
     )
+
+
+def used_globals(space: dict[str, Any]) -> dict[str, Any]:
+    """Return what functions need of their globals, `space` itself where anything else than functions holds it.
+
+    Libraries that write methods (attrs, namedtuple) run them in a dict of their own, often with a copy of all of the
+    namespace: what is in it that no function names is nobody's, and goes on to be so.
+    """
+    names = {"__name__", "__package__", "__builtins__"}
+    for found in gc.get_referrers(space):
+        if type(found) is types.FrameType:
+            continue
+        if type(found) is not types.FunctionType or found.__globals__ is not space:
+            return space
+        names |= _names_in(found.__code__)
+        for text in found.__annotations__.values():
+            if type(text) is str:
+                names.update(_WORD.findall(text))
+    return space if names & _ALL_SEEING else {key: value for key, value in space.items() if key in names}
+
+
+_WORD = re.compile(r"[^\W\d]\w*")
+_ALL_SEEING = frozenset({"globals", "eval", "exec", "vars", "locals", "__globals__", "f_globals"})
+"""Names by which a function may get at globals that it does not name."""
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if type(constant) is types.CodeType:
+            found |= _names_in(constant)
+    return found
 
 
 def _cell(cell: types.CellType, _pickler: RecordPickler) -> Any:

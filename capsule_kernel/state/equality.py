@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from capsule_kernel.state.code import used_globals
 from capsule_kernel.state.kinds import Kind, is_by_name, kind_of, library_of
 from capsule_kernel.state.reasons import reason_of
 from capsule_kernel.state.reducers import reducer_of
@@ -62,6 +63,7 @@ class _Comparison:
         self._to_right: dict[int, int] = {}
         self._to_left: dict[int, int] = {}
         self._alive: list[Any] = []
+        self._globals: dict[int, tuple[types.FunctionType, dict[str, Any]]] = {}
         self._work: deque[tuple[str, Any, Any]] = deque()
         for left, right in same:
             self._pair(left, right)
@@ -108,6 +110,8 @@ class _Comparison:
         elif cls is types.BuiltinMethodType and not isinstance(left.__self__, types.ModuleType | type(None)):
             one, other = ([each.__name__, each.__self__, _is_own(each)] for each in (left, right))
             self._add(path, one, other)
+        elif cls is types.MemberDescriptorType:
+            self._add(path, [left.__name__, left.__objclass__], [right.__name__, right.__objclass__])
         elif kind_of(cls) in {Kind.ATOM, Kind.TEXT}:
             if left != right and not (left != left and right != right):  # noqa: PLR0124 - not-a-time is not itself
                 self._differ(path, left, right)
@@ -158,7 +162,17 @@ class _Comparison:
         if left.__code__ != right.__code__:
             self._differ(f"{path}.__code__", left.__code__, right.__code__)
         self._sequences(f"{path}.__closure__", left.__closure__ or (), right.__closure__ or ())
-        self._add(f"{path}.__globals__", left.__globals__, right.__globals__)
+        self._add(f"{path}.__globals__", self._globals_of(left), self._globals_of(right))
+
+    def _globals_of(self, made: types.FunctionType) -> dict[str, Any]:
+        """Return what is saved of a function's globals, as one dict for all that share them."""
+        identity = id(made.__globals__)
+        if identity in self._to_right or identity in self._to_left:
+            return made.__globals__
+        if identity not in self._globals:
+            # The function keeps its globals alive, as in the linker.
+            self._globals[identity] = (made, used_globals(made.__globals__))
+        return self._globals[identity][1]
 
     def _arrays(self, path: str, left: Any, right: Any) -> None:
         numpy = sys.modules["numpy"]

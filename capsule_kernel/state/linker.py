@@ -10,6 +10,8 @@ The work is done by pickling: each node in turn, until no node reaches what anot
 from __future__ import annotations
 
 import io
+import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +67,7 @@ class Linker:
         self._dirty: dict[Node, None] = {}
         self._shared: dict[tuple[Node, Node], list[int]] = {}
         self._atoms: dict[int, Node] = {}
+        self._globals: dict[int, tuple[types.FunctionType, Any]] = {}
         self._cuts = 0
         self.tuples: set[int] = set()
         """Ids of the tuples that names are bound to."""
@@ -146,6 +149,14 @@ class Linker:
             owned = self._owned[cls] = owned_by_module(cls)
         found = owned.get(id(value))
         return None if found is None else found[1:]
+
+    def own_globals(self, made: types.FunctionType, find: Callable[[dict[str, Any]], Any]) -> Any:
+        """Return what `find` says of the globals of a function: the same for all that share them."""
+        identity = id(made.__globals__)
+        if identity not in self._globals:
+            # The function keeps its globals alive; that we hold them ourselves would make them look shared.
+            self._globals[identity] = (made, find(made.__globals__))
+        return self._globals[identity][1]
 
     # --- nodes --------------------------------------------------------------------------------------------------------
 

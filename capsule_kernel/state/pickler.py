@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import cloudpickle.cloudpickle as cp
 
-from capsule_kernel.state import classes, rebuild
+from capsule_kernel.state import classes, code, rebuild
 from capsule_kernel.state.kinds import is_by_name, is_importable
 from capsule_kernel.state.reasons import Unsaveable
 from capsule_kernel.state.reducers import reducer_of
@@ -185,7 +185,7 @@ class RecordPickler(cloudpickle.Pickler):
         return classes.reduce_enum(cls, reduced) if issubclass(cls, enum.Enum) else classes.reduce_class(cls, reduced)
 
     def _reduce_function(self, made: types.FunctionType) -> Any:
-        globals_ = self._globals_of(made.__globals__)
+        globals_ = self._globals_of(made)
         state = {
             "__name__": made.__name__,
             "__qualname__": made.__qualname__,
@@ -200,16 +200,23 @@ class RecordPickler(cloudpickle.Pickler):
         args = (made.__code__, globals_, made.__name__, made.__closure__)
         return rebuild.function, args, state, None, None, rebuild.fill_function
 
-    def _globals_of(self, space: dict[str, Any]) -> Any:
+    def _globals_of(self, made: types.FunctionType) -> Any:
         """Return what stands for a function's globals: a dict of its own has its own place in the checkpoint."""
+        space = made.__globals__
         if id(space) in self._labels:
             return space
         module = sys.modules.get(space.get("__name__", ""))
-        if module is None or vars(module) is not space:
-            module = next((found for found in gc.get_referrers(space) if _is_module_of(found, space)), None)
-        if module is None:
-            return space
-        return _ModuleGlobals(module)
+        if module is not None and vars(module) is space:
+            return _ModuleGlobals(module)
+        return self._linker.own_globals(made, _globals_without_name)
+
+
+def _globals_without_name(space: dict[str, Any]) -> Any:
+    # A generator expression would itself be among those that hold the dict.
+    for found in gc.get_referrers(space):
+        if _is_module_of(found, space):
+            return _ModuleGlobals(found)
+    return code.used_globals(space)
 
 
 def _is_module_of(found: Any, space: dict[str, Any]) -> bool:

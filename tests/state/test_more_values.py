@@ -183,6 +183,38 @@ TRAPS = {
         "assert type(m).__qualname__=='make.<locals>.Made' and type(i) is M.In, type(m).__qualname__\n"
         "assert M.In.__qualname__=='make.<locals>.Made.In'",
     ),
+    "classes whose methods a library has written": (
+        "gen=(i for i in [1])\nimport attrs\n@attrs.define\nclass At:\n    a: int=1\nat=At(1); ats=[at, At(2)]\n"
+        "@attrs.frozen(order=True)\nclass Point:\n    x: float\n    at: At=attrs.field(factory=At)\np=Point(2.0)",
+        "assert at==At(1) and ats[1].a==2 and ats[0] is at and repr(at)=='At(a=1)' and p<Point(3.0)\n"
+        "assert At.__init__.__globals__ is At.__eq__.__globals__ and p.at==At()",
+    ),
+    "functions that run in a copy of the namespace": (
+        "gen=(i for i in [1]); unit='m'; rate=2\ncopy=dict(globals())\n"
+        "exec('def f(x): return [g(y)+unit for y in x]\\ndef g(y): return str(y*rate)\\n"
+        "def h():\\n    global count\\n    count=count+1\\n    return count\\ncount=0',copy)\n"
+        "f,g,h=copy['f'],copy['g'],copy['h']; del copy; h(); rate=5",
+        "assert f([1])==['2m'] and h()==2 and f.__globals__ is g.__globals__ is h.__globals__ is not globals()\n"
+        "assert 'gen' not in f.__globals__ and f.__globals__['g'] is g and f.__globals__['count']==2",
+    ),
+    "functions that run in a dict that is held": (
+        "space={'a': 1, 'b': 2}\nexec('def f(): return a\\ndef all_(): return sorted(globals())',space); f=space['f']; held=[space]\n"
+        "exec('def look(): return eval(\"z\")', other:={'z': 3}); look=other['look']; del space, other",
+        "assert held[0] is f.__globals__ and held[0]['b']==2 and look()==3; held[0]['a']=7; assert f()==7",
+    ),
+    "a database without content": (
+        "import sqlite3; x=sqlite3.connect(':memory:'); y=[x]; z=sqlite3.connect(':memory:'); z.row_factory=sqlite3.Row",
+        "import sqlite3\nx.execute('create table t (a)'); x.execute('insert into t values (1)'); assert y[0] is x\n"
+        "assert x.execute('select a from t').fetchall()==[(1,)] and z.execute('select 2 as b').fetchone()['b']==2",
+    ),
+    "members of an enum that are functions": (
+        "import enum\nclass E(enum.Enum):\n    f=enum.member(lambda x: x+1)\n    A=2\n    B=2\n    @enum.member\n"
+        "    def g(x): return x*2\n    def method(self): return self._value_(3) if callable(self._value_) else self._value_\n"
+        "    k=enum.nonmember(7)\n    @enum.property\n    def twice(self): return 2\ne=E.f\n"
+        "class F(enum.Flag):\n    R=1\n    W=2\n    RW=3\nr=F.R|F.W",
+        "import enum\nassert [each.name for each in E]==['f','A','g'] and E.f.value(1)==2 and E.g.method()==6 and E.A.method()==2\n"
+        "assert e is E.f and E.B is E.A and E.k==7 and E.A.twice==2 and r is F.RW and isinstance(E.f, E)",
+    ),
     "annotations that are texts": (
         "from __future__ import annotations\ndef f(x: Foo) -> Bar: return x\nclass C:\n    a: Foo",
         "assert f.__annotations__=={'x':'Foo','return':'Bar'} and C.__annotations__=={'a':'Foo'}",

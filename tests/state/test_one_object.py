@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from capsule_kernel.state.exchange import CAPTURE_DEADLINE_S, early_end
 from capsule_kernel.state.reasons import is_interrupt
 from tests.state.conftest import Journey
 
@@ -109,3 +110,21 @@ def test_classes_that_are_of_no_module_are_proven(journey: Journey) -> None:
     assert set(unproven) <= {"f"}
     assert took["names"]["f"]["status"].startswith("saved")
     journey.bring_back("import sympy; assert ex == f(x) + 1 and c.k == [1] and type(c) is C and d == {'a': 1}")
+
+
+def test_methods_that_a_library_wrote_are_proven_without_the_namespace_that_it_copied(journey: Journey) -> None:
+    took = journey.take(
+        "gen = (i for i in [1]); import attrs, collections, typing\n"
+        "@attrs.define\nclass At:\n    tags: frozenset = frozenset({'a', 'b', 'cc'})\n    a: int = 1\nat = At()\n"
+        "Pair = collections.namedtuple('Pair', 'x y'); pair = Pair(1, {'q', 'rr'})\n"
+        "class Row(typing.NamedTuple):\n    k: int = 1\nrow = Row()",
+        verify=True,
+    )
+    unproven = {name: entry for name, entry in took["names"].items() if entry["status"] != "saved and verified"}
+    assert set(unproven) == {"gen"}, [entry["doubt"] for entry in unproven.values()]
+    journey.bring_back("assert at == At() and pair.x == 1 and row.k == 1")
+
+
+def test_a_capture_that_took_too_long_is_not_called_out_of_memory() -> None:
+    assert "took longer than 240 s" in early_end(CAPTURE_DEADLINE_S + 0.1)
+    assert "out of memory, perhaps" in early_end(CAPTURE_DEADLINE_S / 2)
