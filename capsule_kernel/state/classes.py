@@ -39,7 +39,7 @@ def reduce_enum(cls: type[enum.Enum], reduced: tuple[Any, ...]) -> Any:
     make, (bases, name, qualname, _, module, _, extra) = reduced[:2]
     (state, _), setter = reduced[2], reduced[5]
     del setter
-    members = {key: member._value_ for key, member in cls.__members__.items()}
+    members = {key: _as_member(member._value_) for key, member in cls.__members__.items()}
     carried = {
         key: {field: value for field, value in vars(member).items() if field not in _MEMBER_OWN}
         for key, member in cls.__members__.items()
@@ -47,3 +47,9 @@ def reduce_enum(cls: type[enum.Enum], reduced: tuple[Any, ...]) -> Any:
     state = {key: value for key, value in state.items() if key not in members}
     args = (bases, name, qualname, members, module, None, extra)
     return make, args, (state, carried), None, None, rebuild.fill_enum
+
+
+def _as_member(value: Any) -> Any:
+    """Return what stands for a member in an enum's body: a function or a class there would be an attribute of it."""
+    is_attribute = isinstance(value, type) or any(hasattr(value, name) for name in ("__get__", "__set__", "__delete__"))
+    return enum.member(value) if is_attribute else value

@@ -94,7 +94,11 @@ def _database(connection: Any, pickler: RecordPickler) -> Any:
     if path:
         pickler.note(f"the content of {path} is not part of the checkpoint")
         return revive.file_database, (path, settings)
-    return revive.memory_database, (connection.serialize(), settings)
+    # SQLite has no bytes for a database to which nothing was ever written.
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    is_empty = cursor.execute("PRAGMA page_count").fetchone()[0] == 0
+    return revive.memory_database, (b"" if is_empty else connection.serialize(), settings)
 
 
 def _mmap(mapping: Any, _pickler: RecordPickler) -> Any:
