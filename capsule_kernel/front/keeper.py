@@ -34,6 +34,7 @@ from capsule_kernel.state.exchange import (
     Unproven,
     Verdict,
     Want,
+    early_end,
     items,
 )
 from capsule_kernel.state.listing import line_of
@@ -44,6 +45,7 @@ from capsule_kernel.state.writer import CheckpointWriter
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 300.0
 _TRIES = 3
+_BEFORE_A_WORD_S = 5.0
 _SWEEP_EVERY_S = 60.0
 
 
@@ -89,11 +91,13 @@ class Keeper:
 
     def _answer(self, dialogue: Dialogue) -> None:
         request = dialogue.hear_request()
+        began_s = self._clock.monotonic()
         try:
             self._carry_out(dialogue, request)
         except (OSError, ProtocolError):
             if isinstance(request, Save) and not request.is_attended:
-                self.trouble = "the process that writes them down has ended early: out of memory, perhaps"
+                # Its deadline began before it said a word.
+                self.trouble = early_end(self._clock.monotonic() - began_s + _BEFORE_A_WORD_S)
             raise
         except StateError as exc:
             if isinstance(request, Save) and not request.is_attended:

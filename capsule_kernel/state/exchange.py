@@ -17,6 +17,9 @@ from capsule_kernel.errors import CheckpointDeclined, ProtocolError, StoreUnavai
 from capsule_kernel.state.manifest import Captured, CaptureItem, Chunk, Known, Manifest, RecordMade
 from capsule_kernel.wire.framing import FrameDecoder, encode_frames
 
+CAPTURE_DEADLINE_S = 240
+"""How long a capture may take, in seconds; its process is ended then."""
+
 _READ_BYTES = 1 << 20
 
 
@@ -280,6 +283,13 @@ class RemoteSource:
         if not isinstance(answer, Part):
             raise StoreUnavailable("of this kernel", f"its keeper answered with {type(answer).__name__}")
         return answer.data
+
+
+def early_end(took_s: float) -> str:
+    """Return why a process that captures has ended without a word, as far as the time that it had says."""
+    if took_s >= CAPTURE_DEADLINE_S:
+        return f"writing them down took longer than {CAPTURE_DEADLINE_S} s, and was given up"
+    return "the process that writes them down has ended early: out of memory, perhaps"
 
 
 def as_message(item: CaptureItem) -> Sent | End:

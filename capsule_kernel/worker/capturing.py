@@ -23,6 +23,7 @@ import msgspec
 from capsule_kernel.errors import StateError, StoreUnavailable
 from capsule_kernel.state.capture import capture
 from capsule_kernel.state.exchange import (
+    CAPTURE_DEADLINE_S,
     Base,
     Dialogue,
     Find,
@@ -39,7 +40,6 @@ from capsule_kernel.state.pickler import Environment
 from capsule_kernel.state.reasons import reason_of
 from capsule_kernel.state.verify import Again, verdicts
 
-CAPTURE_DEADLINE_S = 240
 _BRIEF_S = 10.0
 _NICE = 19
 _PR_SET_PDEATHSIG = 1

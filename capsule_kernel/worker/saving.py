@@ -22,6 +22,7 @@ import msgspec
 from capsule_kernel.errors import StoreUnavailable
 from capsule_kernel.state import ambient, snapshots
 from capsule_kernel.state.exchange import (
+    CAPTURE_DEADLINE_S,
     Delete,
     Dialogue,
     Find,
@@ -33,12 +34,13 @@ from capsule_kernel.state.exchange import (
     RemoteSource,
     Save,
     Verdict,
+    early_end,
 )
 from capsule_kernel.state.pickler import Environment
 from capsule_kernel.state.restore import Mode, Restored, restore
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.worker_messages import Errand, encode_birth
-from capsule_kernel.worker.capturing import CAPTURE_DEADLINE_S, Capturing
+from capsule_kernel.worker.capturing import Capturing
 from capsule_kernel.worker.checkpoints import SESSION_NAME
 from capsule_kernel.worker.namespace import ENGINE_INTERNALS, USERS_TOO
 
@@ -116,6 +118,7 @@ class Saving:
         Raises:
             StateError: it could not be taken; the session is as it was.
         """
+        began_s = time.monotonic()
         sock = self._fork_capture(label, self._shell.execution_count - 1)
         sock.settimeout(CAPTURE_DEADLINE_S + _PATIENCE_S)
         with sock:
@@ -124,9 +127,7 @@ class Saving:
             except TimeoutError as exc:
                 raise StoreUnavailable("of this kernel", "the capture did not end in time") from exc
         if not data:
-            raise StoreUnavailable(
-                "of this kernel", "the process that captured the variables has ended early: out of memory, perhaps"
-            )
+            raise StoreUnavailable("of this kernel", early_end(time.monotonic() - began_s))
         outcome = msgspec.msgpack.decode(data, type=Outcome)
         if outcome.verdict is None:
             raise StoreUnavailable("of this kernel", outcome.error)
