@@ -374,7 +374,8 @@ if not os.path.exists("killed"):
 """Ends the runner, once."""
 
 
-@pytest.mark.parametrize("store", ["another", "emptied"])
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("store", ["another", pytest.param("emptied", marks=pytest.mark.slow)])
 def test_a_run_takes_no_variables_of_another_one(place: Place, store: str) -> None:
     charging = make(place.folder / "d1.ipynb", "acct = 'alice'", KILL + "print('charging', acct)")
     other = make(place.folder / "d2.ipynb", "acct = 'bob'", "pass")
@@ -395,6 +396,8 @@ def test_a_run_takes_no_variables_of_another_one(place: Place, store: str) -> No
     assert again.stdout == "charging alice\n"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_checkpoint_of_the_same_number_is_not_the_one_that_was_taken(place: Place) -> None:
     path = make(place.folder / "a.ipynb", "acct = 'alice'", KILL + "print('charging', acct)")
     assert place.run(path).returncode == -9
@@ -428,6 +431,7 @@ def test_a_run_whose_checkpoint_is_gone_says_what_to_do_and_writes_nothing(place
     assert not (place.folder / "a.executed.ipynb").exists()
 
 
+@pytest.mark.timeout(180)
 def test_a_cell_that_failed_asks_anew_and_one_that_was_interrupted_does_not(place: Place) -> None:
     path = make(place.folder / "a.ipynb", "n = int(input('How many? '))" + KILL + "print(n)")
     failed = _answering(place, path, "twelve")
@@ -439,6 +443,7 @@ def test_a_cell_that_failed_asks_anew_and_one_that_was_interrupted_does_not(plac
     assert third.stdout == "12\n"
 
 
+@pytest.mark.slow
 def test_what_a_failed_cell_has_asked_in_vain_is_open_no_more(place: Place) -> None:
     path = make(
         place.folder / "a.ipynb",
@@ -454,7 +459,7 @@ def test_what_a_failed_cell_has_asked_in_vain_is_open_no_more(place: Place) -> N
     assert json.loads(place.command("inputs", "--json").stdout) == []
 
 
-@pytest.mark.parametrize("more", [(), ("--allow-errors",)])
+@pytest.mark.parametrize("more", [(), pytest.param(("--allow-errors",), marks=pytest.mark.slow)])
 def test_a_cell_that_took_too_long_has_failed_and_is_run_again(place: Place, more: tuple[str, ...]) -> None:
     path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b") + "\nx += 1", "print(x)")
     late = place.run(path, "--timeout", "4", *more)
@@ -479,6 +484,7 @@ def test_from_start_begins_another_run_where_the_folder_of_the_last_one_was_lost
     assert place.log() == ["a", "a", "a"]
 
 
+@pytest.mark.timeout(180)
 def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
     _kill_at(place, path, 2)
@@ -496,6 +502,7 @@ def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
     assert place.log() == ["a", "b", "b"]
 
 
+@pytest.mark.timeout(180)
 def test_what_later_cells_make_of_a_display_is_kept_and_goes_on(place: Place) -> None:
     path = make(
         place.folder / "a.ipynb",
@@ -515,7 +522,8 @@ def test_what_later_cells_make_of_a_display_is_kept_and_goes_on(place: Place) ->
         assert texts == [["'new'"], ["'at last'"], [], []]
 
 
-@pytest.mark.parametrize("how", ["from-start", "cancel"])
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("how", [pytest.param("from-start", marks=pytest.mark.slow), "cancel"])
 def test_what_ends_a_run_leaves_the_questions_of_another_one_alone(place: Place, how: str) -> None:
     asking = make(place.folder / "q.ipynb", "print(input('Who? '))")
     process = place.start("run", asking, "--id", "nightly")
