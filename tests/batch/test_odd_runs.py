@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from capsule_kernel import questions
 from capsule_kernel.batch import notebook as files
 from capsule_kernel.cli import main
 from tests.commands import MAIN, Home
@@ -115,3 +119,46 @@ def test_control_c_while_it_starts_is_no_traceback(home: Home, module: str) -> N
     said = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert process.returncode == 130, said
     assert len(said) <= 1, said
+
+
+@pytest.fixture
+def left(home: Home) -> Path:
+    """A notebook whose durable run `r` was killed under its first cell."""
+    path = make(home.folder / "a.ipynb", "open('begun', 'w').close(); import time; time.sleep(600)")
+    process = subprocess.Popen(
+        [*MAIN, "run", str(path), "--id", "r"],
+        env=home.environment,
+        cwd=home.folder,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 50
+    while not (home.folder / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(family, timeout=10)
+    process.wait()
+    return path
+
+
+@pytest.mark.parametrize("typed", [b"\x03", b"\x04\x03"])
+def test_control_c_while_it_waits_for_consent_is_no_traceback(home: Home, left: Path, typed: bytes) -> None:
+    # The end of the input is no answer: the run waits on, until ^C.
+    status, shown = home.terminal("run", left, "--id", "r", typed=typed, after=b"(yes/no)")
+    assert status == 130, shown
+    assert b"Traceback" not in shown
+    (question,) = questions.pending(file=home.file)
+    assert question.state == "pending"
+
+
+def test_a_run_that_waits_for_consent_needs_no_input(home: Home, left: Path) -> None:
+    question = "until read -r id _ < <(capsule inputs); do sleep 0.1; done"
+    done = home.shell(f'capsule run $1 --id r <&- & run=$!; {question}; capsule answer "$id" no; wait $run', left)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "is not to be run again" in done.stderr
