@@ -25,7 +25,7 @@ from capsule_kernel.errors import (
     PromisesUnavailable,
     ReaderGone,
 )
-from capsule_kernel.terminal import all_printable, emit, say, warn
+from capsule_kernel.terminal import all_printable, emit, emit_json, say, warn
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -412,9 +412,9 @@ def _run(options: argparse.Namespace) -> int:
     from capsule_kernel.batch.runner import NotebookRun
 
     path: Path = options.notebook
+    cwd: Path = options.cwd or path.absolute().parent
     notebook = files.read(path)
     output: Path = options.output or path.with_name(f"{path.stem}.executed.ipynb")
-    cwd: Path = options.cwd or path.absolute().parent
     if not cwd.is_dir():
         raise NotebookError(str(path), f"the folder {cwd} (--cwd) does not exist")
     files.check_writable(output)
@@ -479,13 +479,11 @@ def _durable_run(
 def _list_runs(options: argparse.Namespace) -> int:
     import asyncio
 
-    import msgspec
-
     from capsule_kernel.batch import runs
 
     found = asyncio.run(runs.listing())
     if options.json:
-        emit(msgspec.json.encode(found).decode())
+        emit_json(found)
         return OK
     for run in found:
         waits = f"  waits for {run.question}" if run.question else ""
@@ -496,13 +494,11 @@ def _list_runs(options: argparse.Namespace) -> int:
 def _show_run(options: argparse.Namespace) -> int:
     import asyncio
 
-    import msgspec
-
     from capsule_kernel.batch import runs
 
     run = asyncio.run(runs.detail(options.id))
     if options.json:
-        emit(msgspec.json.encode(run).decode())
+        emit_json(run)
         return OK
     say(f"{run.id}: {run.state}, {run.done} of {run.total} cells of {run.notebook}")
     for number, cell in enumerate(run.cells, 1):
@@ -607,13 +603,11 @@ def _existing_promises(file: str) -> str:
 
 
 def _list_questions(options: argparse.Namespace) -> int:
-    import msgspec
-
     from capsule_kernel import questions
 
     found = questions.pending(file=options.file)
     if options.json:
-        emit(msgspec.json.encode(found).decode())
+        emit_json(found)
         return OK
     now_ms = Clock().unix_ms()
     for question in found:
@@ -642,22 +636,18 @@ def _answer_question(options: argparse.Namespace) -> int:
 
 
 def _list_checkpoints(options: argparse.Namespace) -> int:
-    import msgspec
-
     from capsule_kernel import checkpoints
     from capsule_kernel.state.listing import as_text
 
     found = checkpoints.listing(options.session, folder=options.folder)
     if options.json:
-        emit(msgspec.json.encode(found).decode())
+        emit_json(found)
         return OK
     emit("\n\n".join(as_text(all_printable(each)) for each in found) or "no checkpoints")
     return OK
 
 
 def _show_checkpoint(options: argparse.Namespace) -> int:
-    import msgspec
-
     from capsule_kernel import checkpoints
     from capsule_kernel.state.listing import as_detail
 
@@ -668,7 +658,7 @@ def _show_checkpoint(options: argparse.Namespace) -> int:
             name: {"status": entry.status, "reason": entry.reason, "kind": entry.kind, "shape": entry.shape}
             for name, entry in manifest.captured.names.items()
         }
-        emit(msgspec.json.encode({"about": manifest.about, "changes": manifest.changes, "names": names}).decode())
+        emit_json({"about": manifest.about, "changes": manifest.changes, "names": names})
         return OK
     emit(as_detail(options.number, all_printable(manifest)))
     return OK

@@ -6,6 +6,7 @@ what a cell itself puts out goes through as it is.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import unicodedata
@@ -63,7 +64,7 @@ def say(line: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Print lines as they are: JSON, outputs of cells, what was made `printable` before.
+    """Print lines as they are: outputs of cells, what was made `printable` before.
 
     Raises:
         OutputUnavailable: standard output cannot be written.
@@ -72,6 +73,21 @@ def emit(text: str) -> None:
         sys.stdout.write(f"{text}\n")
     except OSError as exc:
         raise _lost(exc) from exc
+
+
+def emit_json(value: Any) -> None:
+    """Print a value of structs, lists and dictionaries as JSON that is valid in the encoding of standard output.
+
+    Raises:
+        OutputUnavailable: standard output cannot be written.
+    """
+    text = msgspec.json.encode(value).decode()
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # The stream's own escapes (`\xe9`) are not those of JSON.
+        text = json.dumps(msgspec.json.decode(text))
+    emit(text)
 
 
 def flush() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -122,15 +123,17 @@ def test_what_a_stream_cannot_encode_is_escaped(home: Home, env: dict[str, str])
     done = home.command("inputs", **env, PYTHONCOERCECLOCALE="0")
     assert done.returncode == 0, done.stderr
     assert r"\xe9 \u2192 a.ipynb" in done.stdout
+    listed = home.command("inputs", "--json", **env, PYTHONCOERCECLOCALE="0")
+    assert json.loads(listed.stdout)[0]["session"] == "é → a.ipynb"
 
 
 def test_closed_streams_are_nowhere_for_children_too(home: Home) -> None:
-    child = "for each in 0 1; do readlink /proc/$$/fd/$each >&2; done"
-    code = "import subprocess; from capsule_kernel import terminal; terminal.open_streams(); "
-    code += f"subprocess.run({child!r}, shell=True)"
+    child = "import os; os.write(2, b' '.join(os.readlink(b'/proc/self/fd/%d' % each) for each in (0, 1)))"
+    code = "import subprocess, sys; from capsule_kernel import terminal; terminal.open_streams(); "
+    code += f"subprocess.run([sys.executable, '-c', {child!r}])"
     (home.folder / "script.py").write_text(code)
     done = home.shell(f"{sys.executable} script.py <&- >&-")
-    assert done.stderr == "/dev/null\n" * 2
+    assert done.stderr == "/dev/null /dev/null"
 
 
 # --- the system ------------------------------------------------------------------------------------------------------
