@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from itertools import count
 from typing import TextIO
 
 from capsule_kernel.batch.events import Observer, RunWaits
@@ -34,8 +33,8 @@ async def is_agreed(
         prompt: what is asked.
         run: id of the run's promise.
     """
-    asked = prompt
-    for unclear in count():
+    asked, unclear = prompt, 0
+    while True:
         promise = await _answered(promises, observer, id_of(unclear), asked, run=run)
         if promise.state != "resolved":
             return False
@@ -43,8 +42,8 @@ async def is_agreed(
         text = str(value.get("text", "") if isinstance(value, dict) else value).strip()
         if text.lower() in _YES | _NO:
             return text.lower() in _YES
+        unclear += 1
         asked = f"{text[:_SHOWN_MAX]!r} is neither yes (y) nor no (n). {prompt}"
-    raise AssertionError
 
 
 async def _answered(promises: Promises, observer: Observer, promise_id: str, prompt: str, *, run: str) -> Promise:
