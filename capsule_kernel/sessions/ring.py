@@ -32,7 +32,7 @@ def _loss(ages: Sequence[int], kept: Sequence[int], place: int) -> float:
     return (ages[older] - ages[place]) / (1 + ages[place])
 
 
-_LOSS_OF_OLDEST = 0.5
+_LOSS_OF_OLDEST = 0.45
 
 
 RESUMES = 2
