@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from capsule_kernel.promises import names
 from capsule_kernel.promises.opening import open_promises
@@ -81,6 +82,9 @@ class Home:
             while time.monotonic() < deadline:
                 seen += os.read(ours, 65536)
                 if typed and after in seen:
+                    # A ^C between the prompt and the call of `read` would be noticed by Python after that only.
+                    while psutil.Process(pid).status() != psutil.STATUS_SLEEPING:
+                        time.sleep(0.01)
                     os.write(ours, typed)
                     typed = b""
         except OSError:
