@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from capsule_kernel.state import rebuild, revive
+from capsule_kernel.state import frozen, rebuild, revive
 from capsule_kernel.state.kinds import is_importable
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def used_globals(space: dict[str, Any]) -> dict[str, Any]:
     Libraries that write methods (attrs, namedtuple) run them in a dict of their own, often with a copy of all of the
     namespace: what is in it that no function names is nobody's, and goes on to be so.
     """
+    if frozen.has_grown():
+        # Functions that hold it may be among what is not seen.
+        return space
     names = {"__name__", "__package__", "__builtins__"}
     for found in gc.get_referrers(space):
         if type(found) is types.FrameType:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, assert_never
 
 from capsule_kernel import resuming
-from capsule_kernel.state import snapshots
+from capsule_kernel.state import frozen, snapshots
 from capsule_kernel.state.snapshots import Role
 from capsule_kernel.wire.framing import FrameDecoder
 from capsule_kernel.wire.worker_messages import (
@@ -221,6 +221,7 @@ class Worker:
         self._coordinator.on_new_loop(self._listen)
         self._coordinator.ensure_event_loop()
         _reseed()
+        frozen.note_start()
         shell = self._shell
         shell.kernel = self.kernel
         shell.outlet.channel = self._channel

@@ -694,3 +694,18 @@ def test_what_cells_gave_to_the_shell_and_the_process_comes_back(session: Sessio
         "('0o27', 'agg', True)"
     )
     assert len(kernel.execute("1/0").traceback.splitlines()) == 1
+
+
+def test_functions_that_a_cell_has_frozen_keep_their_globals(session: Sessions) -> None:
+    """What `gc.freeze` has hidden holds globals as well, which nobody sees."""
+    kernel = session()
+    kernel.run(
+        "import gc\nspace = {'rate': 2, 'unit': 'm'}\nexec('def f(): return rate\\ndef g(): return unit', space)\n"
+        "f, g = space.pop('f'), space.pop('g')\ndel space\ngc.freeze()\n"
+        "exec('def h(): return rate', f.__globals__, took := {})\nh = took['h']; del took"
+    )
+    told(kernel, "%checkpoint")
+    kill_all(kernel)
+    kernel = session()
+    told(kernel, "%restore")
+    assert kernel.evaluate("f(), g(), h(), f.__globals__ is h.__globals__") == "(2, 'm', 2, True)"
