@@ -10,6 +10,7 @@ The work is done by pickling: each node in turn, until no node reaches what anot
 from __future__ import annotations
 
 import io
+import itertools
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ _LONG_TEXT = 4096
 _CUT_EVERY = 100
 _CUTS_MAX = 200
 """How often what is nested too deeply is cut into nodes: an object whose state never ends must not keep us for ever."""
+
+_PATIENT_ROUNDS = 8
+"""In more rounds than this, what two nodes share is found step by step: the links of a chain, one in each."""
 
 _SHARED_MAX = 64
 """Nodes that share more objects than this are one: many small records would cost more than storing both again."""
@@ -48,6 +52,8 @@ class Node:
     notes: set[str] = field(default_factory=set)
     failure: str = ""
     merged_into: Node | None = None
+    is_cut: bool = False
+    """Whether it would be nested too deeply together with what it shares."""
 
 
 class Linker:
@@ -69,6 +75,8 @@ class Linker:
         self._atoms: dict[int, Node] = {}
         self._globals: dict[int, tuple[types.FunctionType, Any]] = {}
         self._cuts = 0
+        # Whether a node looks behind what it shares with another one, for all that it shares.
+        self._is_thorough = False
         self.tuples: set[int] = set()
         """Ids of the tuples that names are bound to."""
 
@@ -86,7 +94,10 @@ class Linker:
     def link(self) -> list[Node]:
         """Return the nodes of everything that was added, each after those that it refers to."""
         queue = [*self._node_of.values(), *self._atoms.values()]
-        while queue:
+        for round_ in itertools.count():
+            if not queue:
+                break
+            self._is_thorough = round_ >= _PATIENT_ROUNDS
             for node in queue:
                 if node.merged_into is None:
                     self._dump(node)
@@ -123,6 +134,9 @@ class Linker:
         if owner is node:
             return None
         self._shared.setdefault((owner, node), []).append(identity)
+        if self._is_thorough:
+            self._dirty[node] = None
+            return None
         self._promote(identity, value)
         return self._refer(node, identity)
 
@@ -186,6 +200,8 @@ class Linker:
             self._cuts += 1
             for identity in owned[_CUT_EVERY::_CUT_EVERY]:
                 self._promote(identity, self._alive[identity])
+                self._promoted[-1].is_cut = True
+            node.is_cut = True
             self._dirty[node] = None
 
     def _release(self, node: Node) -> None:
@@ -216,10 +232,14 @@ class Linker:
             if first.failure or second.failure:
                 # What cannot be saved shares nothing.
                 inside.update(identities)
-            elif len(identities) > _SHARED_MAX:
+            elif len(identities) > _SHARED_MAX and not (first.is_cut or second.is_cut):
                 merged = first if first is second else self._join([first, second])
                 self._dirty[merged] = None
                 inside.update(identities)
+            elif self._is_thorough:
+                for identity in identities:
+                    if identity not in self._node_of:
+                        self._promote(identity, self._alive[identity])
         self._shared.clear()
         if inside:
             self._promoted = [node for node in self._promoted if id(node.objects[0]) not in inside]
@@ -231,7 +251,7 @@ class Linker:
         self._dirty = dict.fromkeys(_survivor(node) for node in self._dirty)
 
     def _join(self, group: list[Node]) -> Node:
-        merged = Node([value for node in group for value in node.objects])
+        merged = Node([value for node in group for value in node.objects], is_cut=any(node.is_cut for node in group))
         for node in group:
             node.merged_into = merged
             for identity in node.owned:
