@@ -212,6 +212,7 @@ def test_what_a_cell_did_is_not_lost_when_its_worker_dies_right_after_it(place: 
     assert [len(cell.outputs) for cell in executed.cells] == [0, 0, 0, 1]
 
 
+@pytest.mark.slow
 def test_extensions_and_magics_of_earlier_cells_are_there_when_a_run_goes_on(place: Place) -> None:
     magic = (
         "from IPython.core.magic import register_line_magic\n@register_line_magic\ndef shout(line): print(line.upper())"
@@ -317,6 +318,7 @@ def test_never_means_never(place: Place) -> None:
     assert place.log() == ["a", "b", "a", "b"]
 
 
+@pytest.mark.slow
 def test_a_changed_notebook_is_noticed(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a", "x = 1"), hanging("b"))
     _kill_at(place, path, 2)
@@ -332,6 +334,7 @@ def test_a_changed_notebook_is_noticed(place: Place) -> None:
     assert done.stdout == "new 1\n"
 
 
+@pytest.mark.slow
 def test_cells_that_came_or_went_after_the_end_are_noticed(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a"), noting("b"))
     assert place.run(path).returncode == 0
@@ -418,6 +421,7 @@ def test_a_checkpoint_of_the_same_number_is_not_the_one_that_was_taken(place: Pl
     assert "is not the one that is meant" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoint_is_gone_says_what_to_do_and_writes_nothing(place: Place) -> None:
     path = make(place.folder / "a.ipynb", "x = 1", KILL + "print(x)")
     assert place.run(path).returncode == -9
@@ -431,6 +435,7 @@ def test_a_run_whose_checkpoint_is_gone_says_what_to_do_and_writes_nothing(place
     assert not (place.folder / "a.executed.ipynb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_cell_that_failed_asks_anew_and_one_that_was_interrupted_does_not(place: Place) -> None:
     path = make(place.folder / "a.ipynb", "n = int(input('How many? '))" + KILL + "print(n)")
@@ -474,6 +479,7 @@ def test_a_cell_that_took_too_long_has_failed_and_is_run_again(place: Place, mor
     assert place.log() == ["a", "b", "b"]
 
 
+@pytest.mark.slow
 def test_from_start_begins_another_run_where_the_folder_of_the_last_one_was_lost(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a"))
     assert place.run(path).returncode == 0
@@ -484,6 +490,7 @@ def test_from_start_begins_another_run_where_the_folder_of_the_last_one_was_lost
     assert place.log() == ["a", "a", "a"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
     path = make(place.folder / "a.ipynb", noting("a"), hanging("b"))
@@ -502,6 +509,7 @@ def test_what_is_neither_yes_nor_no_is_no_answer(place: Place) -> None:
     assert place.log() == ["a", "b", "b"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_what_later_cells_make_of_a_display_is_kept_and_goes_on(place: Place) -> None:
     path = make(
@@ -572,6 +580,7 @@ def test_what_a_remaining_cell_may_read_and_could_not_be_kept_stops_the_run(plac
     assert place.log() == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_what_a_function_needs_that_a_remaining_cell_calls_stops_the_run_as_well(place: Place) -> None:
     path = make(
         place.folder / "a.ipynb",

@@ -57,6 +57,7 @@ def test_half_a_pair_in_an_output_is_written_as_it_came(tmp_path: Path) -> None:
     assert json.loads(path.read_bytes())["metadata"]["odd"] == "é\ud800"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["", "--json"])
 def test_a_full_disk_does_not_cost_the_notebook(home: Home, option: str) -> None:
     path = make(home.folder / "a.ipynb", "print('x')", "print('last')")
@@ -83,6 +84,7 @@ def test_a_place_that_cannot_be_is_told_in_a_line(home: Home) -> None:
     assert done.stderr == "capsule: /proc/x: No such file or directory\n"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_no_text_can_be_run_durably(home: Home) -> None:
     path = make(home.folder / "\udcff.ipynb", "print('x')")
     done = home.shell("capsule run $1 --id r && capsule runs", path)
@@ -90,6 +92,7 @@ def test_a_name_that_is_no_text_can_be_run_durably(home: Home) -> None:
     assert done.stdout == "x\nr  finished  1 of 1 cells  \\udcff.ipynb\n"
 
 
+@pytest.mark.slow
 def test_names_and_cells_cannot_drive_the_terminal(home: Home) -> None:
     path = make(home.folder / "\x1b]0;X\x07.ipynb", "globals()['\\x1b]0;X\\x07'] = 1 # \u202e\x9b")
     done = home.shell("capsule run $1 --id r && capsule runs && capsule runs show r", path)
@@ -146,6 +149,7 @@ def left(home: Home) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [b"\x03", b"\x04\x03"])
 def test_control_c_while_it_waits_for_consent_is_no_traceback(home: Home, left: Path, typed: bytes) -> None:
     # The end of the input is no answer: the run waits on, until ^C.
