@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -75,6 +76,8 @@ class Home:
         pid, ours = pty.fork()
         if pid == 0:
             os.chdir(self.folder)
+            # Where the tests run in the background of a script, its shell has them ignore ^C, and all that they start.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(MAIN[0], [*MAIN, *map(str, args)], self.environment)
         seen = b""
         deadline = time.monotonic() + DEADLINE_S
