@@ -45,7 +45,7 @@ def read_before_fork() -> dict[str, Any]:
 
 def read(before_fork: Mapping[str, Any], environ_at_start: Mapping[str, str] | None) -> dict[str, Any]:
     """Return all pieces that there are; of the environment what changed, where it is known how it was."""
-    found = {name: piece.read() for name, piece in PIECES.items()}
+    found = {name: _read(piece) for name, piece in PIECES.items()}
     found |= before_fork
     if environ_at_start is not None:
         for name in {**environ_at_start, **os.environ}:
@@ -54,6 +54,13 @@ def read(before_fork: Mapping[str, Any], environ_at_start: Mapping[str, str] | N
                 found[ENVIRON + name] = value
     found |= modules.read()
     return {name: value for name, value in found.items() if value is not NOTHING}
+
+
+def _read(piece: Piece) -> Any:
+    try:
+        return piece.read()
+    except Exception:  # noqa: BLE001 - what libraries and cells have put in its place: the variables are saved all the same
+        return NOTHING
 
 
 def write(name: str, value: Any, stamps: dict[str, Any]) -> bool:

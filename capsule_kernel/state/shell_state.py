@@ -94,7 +94,8 @@ def read_display() -> Any:
     if shell is None:
         return NOTHING
     return {
-        "precision": shell.display_formatter.formatters["text/plain"].float_precision,
+        # Libraries put a formatter of their own there, which has none (rich).
+        "precision": getattr(shell.display_formatter.formatters["text/plain"], "float_precision", None),
         "xmode": shell.InteractiveTB.mode,
         "interactivity": shell.ast_node_interactivity,
     }
@@ -106,7 +107,7 @@ def set_display(settings: dict[str, Any]) -> None:
     if shell is None:
         return
     plain = shell.display_formatter.formatters["text/plain"]
-    if plain.float_precision != settings["precision"]:
+    if settings["precision"] is not None and getattr(plain, "float_precision", None) != settings["precision"]:
         plain.float_precision = settings["precision"]
     if shell.InteractiveTB.mode != settings["xmode"]:
         shell.InteractiveTB.set_mode(settings["xmode"])

@@ -696,6 +696,21 @@ def test_what_cells_gave_to_the_shell_and_the_process_comes_back(session: Sessio
     assert len(kernel.execute("1/0").traceback.splitlines()) == 1
 
 
+def test_a_formatter_of_a_librarys_own_costs_no_variables(session: Sessions) -> None:
+    """As rich puts one in the place of IPython's, without what IPython's has."""
+    kernel = session()
+    kernel.run(
+        "class Plain:\n    enabled = True\n    def __call__(self, value): return repr(value)\n"
+        "get_ipython().display_formatter.formatters['text/plain'] = Plain()\n"
+        "get_ipython().InteractiveTB = None\nkept = [1]"
+    )
+    assert "saved" in told(kernel, "%checkpoint")
+    kill_all(kernel)
+    kernel = session()
+    assert "restored" in told(kernel, "%restore")
+    assert kernel.evaluate("kept") == "[1]"
+
+
 def test_functions_that_a_cell_has_frozen_keep_their_globals(session: Sessions) -> None:
     """What `gc.freeze` has hidden holds globals as well, which nobody sees."""
     kernel = session()
