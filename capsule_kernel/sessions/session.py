@@ -308,6 +308,7 @@ class Session:
         self._stop_cause = cause
         self.phase = advance(self.phase, Event.STOP)
         if self._main is not None:
+            self._is_cell_last = False
             message = Shutdown()
             self._observe("out", message)
             self._main.send(encode(message))
